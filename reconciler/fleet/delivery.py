@@ -1,0 +1,224 @@
+"""Make what hosts lack, here or there, and put it onto them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from reconciler.core.agent.messages import MissingRequest, PathMessage, RealiseRequest
+from reconciler.core.agent.paths import to_message
+from reconciler.core.build.events import BuildEvent
+from reconciler.core.build.realise import BuildOptions, realise
+from reconciler.core.errors import StoreError
+from reconciler.core.nix import nar
+from reconciler.core.nix.derivation import Derivation
+from reconciler.core.nix.hashes import Hash
+from reconciler.core.nix.store_path import StorePath
+from reconciler.core.store.store import Store
+from reconciler.fleet.events import Observer
+from reconciler.fleet.rollout import HostRun
+from reconciler.fleet.targets import ProfileTarget, environment_graph
+from reconciler.packages.instantiate import instantiate
+from reconciler.packages.model import Graph, Package
+from reconciler.packages.resolver import Resolver
+
+# A host needs room for what it gets and for the database and directories that come with it.
+ROOM_FACTOR = 1.05
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """Store paths to be sent, references before referrers."""
+
+    paths: tuple[PathMessage, ...]
+
+    @property
+    def bytes(self) -> int:
+        return sum(path.nar_size for path in self.paths)
+
+
+class Workshop:
+    """The controller's store, and what is made in it for a run."""
+
+    def __init__(self, store: Store, resolver: Resolver, observer: Observer, jobs: int) -> None:
+        self.store = store
+        self._resolver = resolver
+        self._observer = observer
+        self._options = BuildOptions(jobs=jobs, on_event=lambda event: observer.building("here", event))
+
+    def instantiate(self, targets: Sequence[ProfileTarget]) -> None:
+        """Write the derivations and sources of these targets into the store."""
+        packages = [package for target in targets for package in target.packages]
+        graph = self._resolver.graph(packages) | environment_graph(target.environment for target in targets)
+        self._require_given(packages)
+        instantiate(graph, self.store)
+
+    def _require_given(self, packages: Iterable[Package]) -> None:
+        for package in packages:
+            if package.derivation is None and not self.store.is_valid(package.output):
+                raise StoreError(
+                    f"{package.output} is not in this controller's store, and nothing says how to build it",
+                    hint="name a package instead of a store path, or copy the path into the store first",
+                )
+
+    def realise(self, targets: Sequence[ProfileTarget]) -> tuple[StorePath, ...]:
+        """Make these targets valid here; the packages that were built for it."""
+        lacking = [target for target in targets if not self.store.is_valid(target.path)]
+        if not lacking:
+            return ()
+        self.instantiate(lacking)
+        built = realise(self.store, package_derivations(lacking), self._options).built
+        # An environment names its packages in a text only, so nothing in its derivation orders it after them.
+        realise(self.store, [target.environment.drv_path for target in lacking], self._options)
+        for target in lacking:
+            if target.toplevel is not None:
+                made = target.toplevel
+                self.store.add_tree(made.path.name, made.tree, made.references)
+        return tuple(built)
+
+    def bundle(self, paths: Iterable[StorePath]) -> Bundle:
+        """The closure of `paths`, which are valid here."""
+        return Bundle(tuple(to_message(self.store.info(path)) for path in self.store.closure(sorted(set(paths)))))
+
+    def nar(self, path: str) -> Iterator[bytes]:
+        """The NAR of a path of this store. Reads files only, so any thread may."""
+        return nar.dump(self.store.real(StorePath.parse(path)))
+
+
+def package_derivations(targets: Iterable[ProfileTarget]) -> list[StorePath]:
+    """The derivations of the targets' packages, each once."""
+    found = {
+        package.derivation: None
+        for target in targets
+        for package in target.packages
+        if package.derivation is not None
+    }
+    return list(found)
+
+
+def send(run: HostRun, bundle: Bundle, read: Callable[[str], Iterator[bytes]], observer: Observer) -> int:
+    """Send what the host lacks of `bundle`; the number of bytes sent."""
+    agent = run.live.agent
+    lacking = set(agent.missing(MissingRequest(tuple(path.path for path in bundle.paths))).missing)
+    wanted = Bundle(tuple(path for path in bundle.paths if path.path in lacking))
+    if not wanted.paths:
+        return 0
+    _require_room(run, wanted.bytes)
+    done = 0
+
+    def sent(count: int) -> None:
+        nonlocal done
+        done += count
+        observer.copying(run.plan.host, done, wanted.bytes)
+
+    agent.import_paths(wanted.paths, read, sent)
+    return wanted.bytes
+
+
+def _require_room(run: HostRun, size: int) -> None:
+    observed = run.plan.observation
+    if observed is not None and size * ROOM_FACTOR > observed.store_free:
+        raise StoreError(
+            f"{run.plan.host}: {size / 2**20:.1f} MiB are to be copied, and {observed.store_free / 2**20:.1f} MiB are free",
+            hint="make room on the file system of /nix",
+        )
+
+
+class FromHere:
+    """Delivery of targets that were realised in the controller's store."""
+
+    def __init__(self, workshop: Workshop, observer: Observer) -> None:
+        self._workshop = workshop
+        self._observer = observer
+        self._bundles: dict[frozenset[str], Bundle] = {}
+        self._lock = threading.Lock()
+        self.sent: dict[str, int] = {}
+
+    def prepare(self, runs: Iterable[HostRun]) -> None:
+        """Read each distinct closure from the database once, in the thread that opened the store."""
+        for run in runs:
+            wanted = _wanted(run)
+            if wanted not in self._bundles:
+                self._bundles[wanted] = self._workshop.bundle(StorePath.parse(path) for path in wanted)
+
+    def __call__(self, run: HostRun) -> None:
+        size = send(run, self._bundles[_wanted(run)], self._workshop.nar, self._observer)
+        with self._lock:
+            self.sent[run.plan.host] = size
+
+
+class BuiltThere:
+    """Delivery of derivations and sources, which the host itself realises."""
+
+    def __init__(self, workshop: Workshop, targets: dict[str, ProfileTarget], jobs: int, observer: Observer) -> None:
+        self._workshop = workshop
+        self._targets = targets
+        self._jobs = jobs
+        self._observer = observer
+        self._bundles: dict[frozenset[str], Bundle] = {}
+        self.sent: dict[str, int] = {}
+
+    def prepare(self, runs: Iterable[HostRun]) -> None:
+        for run in runs:
+            wanted = _wanted(run)
+            if wanted in self._bundles:
+                continue
+            targets = [self._targets[path] for path in wanted]
+            self._workshop.instantiate(targets)
+            given = [p.output for t in targets for p in t.packages if p.derivation is None]
+            derivations = [*package_derivations(targets), *(target.environment.drv_path for target in targets)]
+            self._bundles[wanted] = self._workshop.bundle([*derivations, *given])
+
+    def __call__(self, run: HostRun) -> None:
+        targets = [self._targets[path] for path in sorted(_wanted(run))]
+        agent = run.live.agent
+        paths = MissingRequest(tuple(sorted(_wanted(run))))
+        if agent.missing(paths).missing:
+            self.sent[run.plan.host] = send(run, self._bundles[_wanted(run)], self._workshop.nar, self._observer)
+            self._build(run, package_derivations(targets))
+            self._build(run, [target.environment.drv_path for target in targets])
+            self._send_toplevels(run, targets)
+
+    def _build(self, run: HostRun, derivations: Sequence[StorePath]) -> None:
+        def tell(event: Mapping[str, object]) -> None:
+            kind, derivation, detail = (str(event.get(key, "")) for key in ("kind", "derivation", "detail"))
+            self._observer.building(run.plan.host, BuildEvent(kind, derivation, detail))
+
+        if derivations:
+            names = tuple(str(path) for path in derivations)
+            run.live.agent.realise(RealiseRequest(names, jobs=self._jobs), tell)
+
+    def _send_toplevels(self, run: HostRun, targets: Sequence[ProfileTarget]) -> None:
+        for target in targets:
+            if target.toplevel is not None:
+                archive = nar.encode(target.toplevel.tree)
+                info = PathMessage(
+                    str(target.path),
+                    Hash.sha256(archive).nix,
+                    len(archive),
+                    tuple(str(path) for path in target.toplevel.references),
+                    ca=f"fixed:r:{Hash.sha256(archive).nix}",
+                )
+                archives = {info.path: archive}
+                send(run, Bundle((info,)), lambda path, archives=archives: iter((archives[path],)), self._observer)
+
+
+def _wanted(run: HostRun) -> frozenset[str]:
+    return frozenset(change.to for change in run.changes if change.to)
+
+
+def to_be_built(store: Store | None, graph: Graph) -> tuple[str, ...]:
+    """The names of the packages that would be built for `graph`, less what the store has and what is only fetched."""
+
+    def is_there(derivation: Derivation) -> bool:
+        return store is not None and all(o.path and store.is_valid(o.path) for o in derivation.outputs.values())
+
+    return tuple(
+        sorted(
+            path.name.removesuffix(".drv")
+            for path, derivation in graph.derivations.items()
+            if not derivation.builder.startswith("builtin:")
+            and not is_there(derivation)
+        )
+    )

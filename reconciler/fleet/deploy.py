@@ -1,0 +1,214 @@
+"""deploy: resolve, probe, plan; then, when nobody objects, realise, stage, switch and record."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from reconciler.core.agent.action import Action
+from reconciler.core.agent.messages import ObserveRequest
+from reconciler.core.errors import ReconcilerError, UsageError
+from reconciler.core.nix.store_path import StorePath
+from reconciler.core.store.store import Store
+from reconciler.fleet import ask, delivery
+from reconciler.fleet.events import Observer, Phase
+from reconciler.fleet.executor import Executor, Threads
+from reconciler.fleet.journal import Journal
+from reconciler.fleet.outcomes import Event, State
+from reconciler.fleet.plan import HostPlan, Plan, plan_host
+from reconciler.fleet.prepared import Prepared
+from reconciler.fleet.project import Project, who
+from reconciler.fleet.record import Recorder
+from reconciler.fleet.report import Report
+from reconciler.fleet.rollout import HostRun, Rollout, RunFacts
+from reconciler.fleet.select import Selection
+from reconciler.fleet.session import Session, probe_all
+from reconciler.fleet.targets import ProfileTarget, Targets, environment_graph, resolve
+
+BUILD_PLACES = ("controller", "target")
+
+
+@dataclass(frozen=True)
+class DeployRequest:
+    """What was asked for on the command line."""
+
+    selection: Selection
+    action: Action = Action.SWITCH
+    build_on: str = "controller"
+    forks: int | None = None
+    message: str = ""
+    all_or_nothing: bool = False
+
+    def __post_init__(self) -> None:
+        if self.build_on not in BUILD_PLACES:
+            raise UsageError(
+                f"--build-on {self.build_on}: not a place to build", hint=f"one of: {', '.join(BUILD_PLACES)}"
+            )
+        if self.action is Action.BUILD and self.build_on == "target":
+            raise UsageError("--action build stays on the controller", hint="leave out --build-on target")
+
+
+def prepare(project: Project, request: DeployRequest, observer: Observer) -> Prepared:
+    """Resolve and probe; nothing is changed anywhere."""
+    hosts = request.selection.names(project.inventory)
+    targets = _selected(resolve(project.inventory, project.resolver, hosts), request)
+    facts = _facts(project, request)
+    executor = Threads(project.forks(request.forks))
+    if not request.action.reaches_hosts:
+        plan = Plan(tuple(HostPlan(host, State.PLANNED) for host in hosts))
+        return Prepared(project, facts, plan, {}, executor, request.selection.hosts, targets=targets)
+    sessions = {host: Session(host, project.inventory.connection(host), project.connect) for host in hosts}
+    started = time.monotonic()
+    observer.phase_begins(Phase.PROBE, hosts)
+    probe_all(list(sessions.values()), [_probe_request(targets, host) for host in hosts], executor)
+    observer.phase_ends(Phase.PROBE, "")
+    prepared = Prepared(
+        project,
+        facts,
+        Plan(tuple(_plan(session, targets, request) for session in sessions.values())),
+        sessions,
+        executor,
+        request.selection.hosts,
+        request.build_on,
+        targets,
+        seconds=time.monotonic() - started,
+    )
+    protected = [host for host in hosts if project.inventory.protected(host)]
+    prepared.question = ask.about_deploy(prepared.plan, request.action, request.selection.hosts, protected)
+    _foresee(prepared)
+    return prepared
+
+
+def execute(prepared: Prepared, observer: Observer) -> Report:
+    """Carry the plan out; the report says how every host ended."""
+    with Recorder(prepared, Journal(prepared.project.state_directory)) as recorder:
+        runs = prepared.runs(observer)
+        _deploy(prepared, runs, observer, recorder)
+        return recorder.report(runs)
+
+
+def _deploy(prepared: Prepared, runs: list[HostRun], observer: Observer, recorder: Recorder) -> None:
+    facts = prepared.facts
+    wanted = _wanted_targets(prepared)
+    with prepared.project.open_store() as store:
+        workshop = delivery.Workshop(store, prepared.project.resolver, observer, jobs=os.cpu_count() or 1)
+        deliver: delivery.FromHere | delivery.BuiltThere
+        if prepared.build_on == "target":
+            by_path = prepared.targets.by_path() if prepared.targets else {}
+            deliver = delivery.BuiltThere(workshop, dict(by_path), os.cpu_count() or 1, observer)
+        else:
+            deliver = delivery.FromHere(workshop, observer)
+        rollout = Rollout(facts, runs, prepared.executor, observer, deliver)
+        recorder.begin(rollout)
+        if prepared.build_on == "controller":
+            _realise_here(workshop, wanted, rollout, observer)
+        if facts.action.reaches_hosts:
+            deliver.prepare(rollout.having(State.PLANNED, State.REALISED))
+            rollout.stage()
+            recorder.staged()
+            if facts.action.switches:
+                rollout.switch()
+
+
+def _realise_here(
+    workshop: delivery.Workshop, wanted: Sequence[ProfileTarget], rollout: Rollout, observer: Observer
+) -> None:
+    runs = rollout.having(State.PLANNED)
+    observer.phase_begins(Phase.REALISE, tuple(run.plan.host for run in runs))
+    started = time.monotonic()
+    built = workshop.realise(wanted)
+    for run in runs:
+        run.happen(Event.REALISED)
+    names = ", ".join(path.name.removesuffix(".drv") for path in built)
+    observer.phase_ends(
+        Phase.REALISE, f"{names} built in {time.monotonic() - started:.1f} s" if built else "nothing to build"
+    )
+
+
+def _wanted_targets(prepared: Prepared) -> list[ProfileTarget]:
+    """The targets that some host changes to; for a build, all of them."""
+    if prepared.targets is None:
+        return []
+    by_path = prepared.targets.by_path()
+    if not prepared.facts.action.reaches_hosts:
+        found = {t.path: t for profiles in prepared.targets.hosts.values() for t in profiles.values()}
+        return list(found.values())
+    paths = {change.to for host in prepared.plan.changing for change in host.changes}
+    return [by_path[path] for path in sorted(paths)]
+
+
+def _facts(project: Project, request: DeployRequest) -> RunFacts:
+    return RunFacts(
+        Journal(project.state_directory).new_id(),
+        "deploy",
+        who(),
+        request.message,
+        request.action,
+        all_or_nothing=request.all_or_nothing,
+    )
+
+
+def _selected(targets: Targets, request: DeployRequest) -> Targets:
+    """Only the selected profiles; `test` activates, so it concerns system profiles alone."""
+
+    def meant(profile: object) -> bool:
+        return request.action is not Action.TEST or getattr(profile, "is_system", False)
+
+    chosen = {
+        host: {p: t for p, t in profiles.items() if request.selection.includes(p) and meant(p)}
+        for host, profiles in targets.hosts.items()
+    }
+    return Targets(chosen, targets.empty)
+
+
+def _probe_request(targets: Targets, host: str) -> ObserveRequest:
+    wanted = targets.hosts[host]
+    users = tuple(profile.user for profile in wanted if not profile.is_system)
+    return ObserveRequest(users, tuple(sorted({str(target.path) for target in wanted.values()})))
+
+
+def _plan(session: Session, targets: Targets, request: DeployRequest) -> HostPlan:
+    if session.error is not None or session.observation is None:
+        error = session.error or ReconcilerError(f"{session.host}: the probe gave nothing")
+        return HostPlan(session.host, state_of(error), error=error)
+    empty = targets.empty.target if request.selection.everything else None
+    return plan_host(session.host, targets.of(session.host), empty, session.observation)
+
+
+def state_of(error: ReconcilerError) -> State:
+    by_status = {state.status: state for state in (State.FAILED, State.REFUSED, State.UNREACHABLE)}
+    # A link lost while probing changed nothing: the host was not reached, and nothing about it is in doubt.
+    return by_status.get(error.status, State.UNREACHABLE if error.code == "link-lost" else State.FAILED)
+
+
+def _foresee(prepared: Prepared) -> None:
+    """What the plan can say of builds and sizes without making anything."""
+    targets = _wanted_targets(prepared)
+    root = prepared.project.store_root
+    if not targets or prepared.targets is None:
+        return
+    resolver = prepared.project.resolver
+    graph = resolver.graph(package for target in targets for package in target.packages)
+    graph = graph | environment_graph(target.environment for target in targets)
+    if not os.path.exists(os.path.join(root, "nix/var/nix/db/db.sqlite")):
+        prepared.builds = delivery.to_be_built(None, graph)
+        return
+    with Store.open(root, create=False) as store:
+        prepared.builds = delivery.to_be_built(store, graph)
+        if all(store.is_valid(target.path) for target in targets):
+            _foresee_copies(prepared, store)
+
+
+def _foresee_copies(prepared: Prepared, store: Store) -> None:
+    def lacking(host: HostPlan) -> int:
+        paths = store.closure(sorted({StorePath.parse(change.to) for change in host.changes}))
+        infos = {str(path): store.info(path).nar_size for path in paths}
+        try:
+            valid = prepared.sessions[host.host].agent.observe(ObserveRequest(paths=tuple(infos))).valid
+        except ReconcilerError:
+            return 0  # the stage will say what is wrong with this host
+        return sum(size for path, size in infos.items() if path not in set(valid))
+
+    prepared.copy_bytes = {host.host: lacking(host) for host in prepared.plan.changing}

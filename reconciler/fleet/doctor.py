@@ -1,0 +1,73 @@
+"""doctor: is a host fit for deployments, and if not, what is to be done about it?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from reconciler.core.agent.messages import Observation, ObserveRequest
+from reconciler.core.errors import ExitStatus, ReconcilerError
+from reconciler.fleet.events import Observer, Phase
+from reconciler.fleet.executor import Threads
+from reconciler.fleet.project import Project
+from reconciler.fleet.select import Selection
+from reconciler.fleet.session import Session, close_all, probe_all
+from reconciler.inventory.desired import ConnectionSettings
+
+
+@dataclass(frozen=True)
+class Fitness:
+    """`facts` describe a fit host; `problem` and `remedy` an unfit one."""
+
+    host: str
+    facts: str = ""
+    problem: str = ""
+    remedy: str = ""
+    status: ExitStatus = ExitStatus.OK
+
+    @property
+    def ready(self) -> bool:
+        return not self.problem
+
+
+def doctor(project: Project, selection: Selection, forks: int | None, observer: Observer) -> tuple[Fitness, ...]:
+    """Log in to each selected host and judge it; nothing is left on it."""
+    names = selection.names(project.inventory)
+    sessions = [Session(name, project.inventory.connection(name), project.connect) for name in names]
+    executor = Threads(project.forks(forks))
+    observer.phase_begins(Phase.PROBE, names)
+    try:
+        probe_all(sessions, [ObserveRequest(_users(project, name)) for name in names], executor)
+        return tuple(judge(session) for session in sessions)
+    finally:
+        close_all(sessions, executor)
+        observer.phase_ends(Phase.PROBE, "")
+
+
+def _users(project: Project, host: str) -> tuple[str, ...]:
+    return tuple(project.inventory.desired(host).users)
+
+
+def judge(session: Session) -> Fitness:
+    """One host, from its probe."""
+    observed = session.observation
+    if session.error is not None or observed is None:
+        return _unfit(session.host, session.error or ReconcilerError("the probe gave nothing"))
+    problems = [*observed.problems, *(state.problem for state in observed.profiles if state.problem)]
+    if problems:
+        return Fitness(session.host, _facts(observed, session.settings), "; ".join(problems), "", ExitStatus.FAILED)
+    return Fitness(session.host, _facts(observed, session.settings))
+
+
+def _unfit(host: str, error: ReconcilerError) -> Fitness:
+    return Fitness(host, problem=error.message.removeprefix(f"{host}: "), remedy=error.hint or "", status=error.status)
+
+
+def _facts(observed: Observation, settings: ConnectionSettings) -> str:
+    parts = [
+        observed.os,
+        f"Python {observed.python}",
+        "root by sudo" if settings.become else ("root" if observed.uid == 0 else f"uid {observed.uid}"),
+        f"/nix {observed.store_free / 2**30:.0f} GiB free",
+        f"systemd {observed.systemd}" if observed.systemd else "no systemd",
+    ]
+    return ", ".join([*parts, *([f"Nix {observed.nix}"] if observed.nix else [])])

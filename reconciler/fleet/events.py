@@ -1,0 +1,48 @@
+"""What a run tells while it goes on: the Protocol that a progress display implements."""
+
+from __future__ import annotations
+
+import enum
+from typing import Protocol
+
+from reconciler.core.build.events import BuildEvent
+from reconciler.fleet.outcomes import State
+
+
+class Phase(enum.Enum):
+    """The steps of a run, in their order."""
+
+    PROBE = "probe"
+    REALISE = "realise"
+    STAGE = "stage"
+    SWITCH = "switch"
+
+
+class Observer(Protocol):
+    """Called from several threads at once; must not raise."""
+
+    def phase_begins(self, phase: Phase, hosts: tuple[str, ...]) -> None: ...
+
+    def phase_ends(self, phase: Phase, summary: str) -> None: ...
+
+    def host_changed(self, host: str, state: State, detail: str) -> None: ...
+
+    def copying(self, host: str, done: int, total: int) -> None:
+        """`done` of `total` bytes have been sent to `host`."""
+
+    def building(self, where: str, event: BuildEvent) -> None:
+        """`where` is `here`, or a host's name."""
+
+
+class Silent:
+    """Tells nobody."""
+
+    def phase_begins(self, phase: Phase, hosts: tuple[str, ...]) -> None: ...
+
+    def phase_ends(self, phase: Phase, summary: str) -> None: ...
+
+    def host_changed(self, host: str, state: State, detail: str) -> None: ...
+
+    def copying(self, host: str, done: int, total: int) -> None: ...
+
+    def building(self, where: str, event: BuildEvent) -> None: ...

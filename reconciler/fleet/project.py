@@ -1,0 +1,79 @@
+"""What a command works on: the inventory, its package sets, the controller's own store."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from reconciler.core.store.store import Store
+from reconciler.inventory.inventory import Inventory, load
+from reconciler.inventory.settings import Settings, find_inventory, load_settings, project_directory
+from reconciler.packages.resolver import Resolver
+from reconciler.transport.connection import ConnectOptions
+
+
+@dataclass(frozen=True)
+class Project:
+    """Everything that a command reads before it talks to a host. `directory` is the project's root."""
+
+    inventory: Inventory
+    settings: Settings
+    resolver: Resolver
+    directory: Path
+    store_root: str
+    state_directory: Path
+    connect: ConnectOptions
+
+    def open_store(self) -> Store:
+        """The controller's own store, made when it is not there yet."""
+        return Store.open(self.store_root, create=True)
+
+    def forks(self, asked: int | None) -> int:
+        """How many hosts are worked on at once: the flag, else the project's setting."""
+        return asked or self.settings.forks
+
+
+def open_project(
+    inventory: str | None, *, cwd: Path, environment: Mapping[str, str], connect: ConnectOptions
+) -> Project:
+    """Read the inventory and the settings; Faults tells everything that is wrong with them."""
+    where = find_inventory(inventory, environment, cwd)
+    directory = project_directory(where, cwd)
+    loaded = load(where)
+    return Project(
+        inventory=loaded,
+        settings=load_settings(directory),
+        resolver=Resolver(directory, loaded.directory),
+        directory=directory,
+        store_root=store_root(environment),
+        state_directory=state_directory(environment),
+        connect=connect,
+    )
+
+
+def store_root(environment: Mapping[str, str]) -> str:
+    """Where the controller's store stands: $RECONCILER_STORE, /nix where it may be written, else a root of its own."""
+    if named := environment.get("RECONCILER_STORE"):
+        return os.path.abspath(named)
+    if os.access("/nix/store", os.W_OK) and os.access("/nix/var/nix/db", os.W_OK):
+        return "/"
+    return str(_home_place(environment, "XDG_DATA_HOME", ".local/share") / "reconciler" / "root")
+
+
+def state_directory(environment: Mapping[str, str]) -> Path:
+    """Where the journal is kept: $XDG_STATE_HOME/reconciler."""
+    return _home_place(environment, "XDG_STATE_HOME", ".local/state") / "reconciler"
+
+
+def _home_place(environment: Mapping[str, str], variable: str, default: str) -> Path:
+    given = environment.get(variable, "")
+    return Path(given) if os.path.isabs(given) else Path(environment.get("HOME") or Path.home()) / default
+
+
+def who() -> str:
+    """Who runs this command, as history says it: `deployer@ops01`."""
+    return f"{getpass.getuser()}@{socket.gethostname().split('.')[0]}"

@@ -1,0 +1,82 @@
+"""Keep the journal while a run goes on, and turn Ctrl-C into a clean stop."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Sequence
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+from reconciler.fleet.journal import Journal, JournalEntry
+from reconciler.fleet.prepared import Prepared
+from reconciler.fleet.report import HostReport, Report
+from reconciler.fleet.rollout import HostRun, Rollout
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Recorder:
+    """The journal's entry of one run: written before the first byte is copied, before the switch, and at the end."""
+
+    def __init__(self, prepared: Prepared, journal: Journal) -> None:
+        self._prepared = prepared
+        self._journal = journal
+        self._started = time.monotonic()
+        self._when = time.time()
+        self._rollout: Rollout | None = None
+        self._old_handlers: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        for number in _SIGNALS:
+            self._old_handlers[number] = signal.signal(number, self._interrupted)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        for number, handler in self._old_handlers.items():
+            signal.signal(number, handler)
+        if value is not None and self._rollout is not None:
+            # A build that failed, say: every host is as it was, and the journal must not look like a crash.
+            self._write([run.report() for run in self._rollout.runs], finished=True)
+
+    def _interrupted(self, number: int, frame: FrameType | None) -> None:
+        """Before hosts are staged, stop at once; while they are, let go of all; once they switch, see it through."""
+        if self._rollout is None or self._rollout.cancelled or not self._rollout.under_way:
+            raise KeyboardInterrupt
+        self._rollout.cancel()
+
+    def begin(self, rollout: Rollout) -> None:
+        self._rollout = rollout
+        self._write([run.report() for run in rollout.runs], finished=False)
+
+    def staged(self) -> None:
+        if self._rollout is not None:
+            self._write([run.report() for run in self._rollout.runs], finished=False)
+
+    def report(self, runs: Sequence[HostRun]) -> Report:
+        facts = self._prepared.facts
+        seconds = time.monotonic() - self._started
+        hosts = tuple(run.report() for run in runs)
+        report = Report(
+            facts.id, facts.kind, facts.who, facts.message, facts.action.value, hosts, seconds, facts.undoes
+        )
+        self._write(hosts, finished=True)
+        return report
+
+    def _write(self, hosts: Sequence[HostReport], finished: bool) -> None:
+        facts, inventory = self._prepared.facts, self._prepared.project.inventory
+        entry = JournalEntry(
+            id=facts.id,
+            kind=facts.kind,
+            when=self._when,
+            who=facts.who,
+            message=facts.message,
+            action=facts.action.value,
+            inventory=str(inventory.directory),
+            revision=inventory.revision,
+            undoes=facts.undoes,
+            finished=finished,
+            seconds=time.monotonic() - self._started,
+            hosts=tuple(hosts),
+        )
+        self._journal.write(entry)

@@ -1,0 +1,287 @@
+"""Carry a plan out: stage every host, then switch every host that is staged.
+
+Nothing here decides what is to change; that stands in the plan. Every host goes through `outcomes`' table, and what is
+reported of it is what the agent answered, or what a new probe found when the answer was lost.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from reconciler.core.agent.action import Action
+from reconciler.core.agent.messages import (
+    BeginRequest,
+    GenerationRef,
+    Observation,
+    ObserveRequest,
+    ProfileChange,
+    StageRequest,
+    SwitchReply,
+    SwitchRequest,
+)
+from reconciler.core.errors import LinkLostError, ReconcilerError, RefusedError, UnreachableError
+from reconciler.core.profile.names import ProfileId
+from reconciler.fleet.events import Observer, Phase
+from reconciler.fleet.executor import Executor
+from reconciler.fleet.outcomes import Event, State, after
+from reconciler.fleet.plan import HostPlan, ProfileChangePlan
+from reconciler.fleet.report import HostReport, ProfileReport
+from reconciler.fleet.session import Session, as_ours
+
+# How long a host is asked again after the answer to a switch was lost: the agent may still be at work.
+PROBE_AGAIN_SECONDS = 30.0
+PROBE_PAUSE_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What every host is told of the run."""
+
+    id: str
+    kind: str
+    who: str
+    message: str
+    action: Action
+    undoes: str = ""
+    all_or_nothing: bool = False
+
+
+@dataclass
+class HostRun:
+    """One host on its way through the run."""
+
+    plan: HostPlan
+    session: Session | None
+    observer: Observer
+    state: State = State.PLANNED
+    detail: str = ""
+    hint: str = ""
+    changes: tuple[ProfileChangePlan, ...] = ()
+    problems: dict[str, str] = field(default_factory=dict)
+    now: dict[str, GenerationRef | None] = field(default_factory=dict)
+    probed: bool = True
+
+    def __post_init__(self) -> None:
+        self.state = self.plan.state
+        self.changes = self.plan.changes
+        self.problems = dict(self.plan.problems)
+        if self.plan.error is not None:
+            self.detail, self.hint = self.plan.error.message, self.plan.error.hint or ""
+        self._take(self.plan.observation)
+
+    def happen(self, event: Event, detail: str = "", hint: str = "") -> None:
+        self.state = after(self.state, event)
+        if detail:
+            self.detail, self.hint = detail, hint
+        self.observer.host_changed(self.plan.host, self.state, detail)
+
+    def fail(self, error: ReconcilerError) -> None:
+        """A failure before the switch: the host is as it was."""
+        if isinstance(error, UnreachableError):
+            event = Event.UNREACHABLE
+        else:
+            event = Event.REFUSED if isinstance(error, RefusedError) else Event.FAILED
+        self.happen(event, error.message, error.hint or "")
+
+    @property
+    def live(self) -> Session:
+        if self.session is None:
+            raise LinkLostError(f"{self.plan.host}: not connected")
+        return self.session
+
+    def _take(self, observation: Observation | None) -> None:
+        if observation is not None:
+            self.now = {state.profile: state.current for state in observation.profiles}
+
+    def report(self) -> HostReport:
+        planned = {str(change.profile): change for change in self.changes}
+        names = planned.keys() | (self.now.keys() if self.state is State.UNCHANGED else set())
+        profiles = tuple(self._profile(name, planned.get(name)) for name in sorted(names))
+        detail = self.detail or "; ".join(f"{name}: {problem}" for name, problem in self.problems.items())
+        partial = bool(self.problems) and self.state not in (State.FAILED, State.UNREACHABLE)
+        return HostReport(self.plan.host, self.state, profiles, detail, self.hint, self.probed, partial)
+
+    def _profile(self, name: str, change: ProfileChangePlan | None) -> ProfileReport:
+        now = self.now.get(name)
+        if change is None:
+            return ProfileReport(ProfileId.parse(name), now, now, now)
+        planned = GenerationRef(change.will_be, change.to) if change.to else None
+        return ProfileReport(change.profile, change.before, planned, now, change.packages)
+
+
+class Rollout:
+    """All hosts of one run. `deliver` puts onto a host what it needs; it may take long, and fail."""
+
+    def __init__(
+        self,
+        facts: RunFacts,
+        runs: Sequence[HostRun],
+        executor: Executor,
+        observer: Observer,
+        deliver: Callable[[HostRun], None],
+    ) -> None:
+        self.facts = facts
+        self.runs = tuple(runs)
+        self._executor = executor
+        self._observer = observer
+        self._deliver = deliver
+        self._cancelled = threading.Event()
+        self._switching = False
+        self.under_way = False
+
+    def having(self, *states: State) -> tuple[HostRun, ...]:
+        return tuple(run for run in self.runs if run.state in states)
+
+    def cancel(self) -> bool:
+        """Stop before anything is switched; False when the switch has begun and is seen through.
+
+        May be called from a signal handler.
+        """
+        if self._switching:
+            return False
+        self._cancelled.set()
+        # Threads that wait for a host notice that its session is gone; the host's agent sees the end of its input.
+        threading.Thread(target=self._close_open_sessions, daemon=True).start()
+        return True
+
+    def _close_open_sessions(self) -> None:
+        for run in self.runs:
+            if run.session is not None:
+                run.session.close()
+
+    @property
+    def cancelled(self) -> bool:
+        return self._cancelled.is_set()
+
+    # --- stage ----------------------------------------------------------------------------------------------------
+
+    def stage(self) -> None:
+        """Copy to, verify and root on every host that changes; none of them runs anything else afterwards."""
+        self._hold_back_unless_all(State.PLANNED)
+        runs = self.having(State.PLANNED)
+        if not runs:
+            return
+        self.under_way = True
+        self._observer.phase_begins(Phase.STAGE, tuple(run.plan.host for run in runs))
+        started = time.monotonic()
+        self._executor.run(self._stage, runs)
+        self._hold_back_unless_all(State.STAGED)
+        staged = len(self.having(State.STAGED))
+        self._observer.phase_ends(Phase.STAGE, f"{staged} of {len(runs)} in {time.monotonic() - started:.1f} s")
+
+    def _stage(self, run: HostRun) -> None:
+        try:
+            self._stop_when_cancelled()
+            agent = run.live.agent
+            agent.begin(BeginRequest(self.facts.id, self.facts.who, self.facts.message))
+            self._deliver(run)
+            if run.state is State.PLANNED:
+                run.happen(Event.REALISED)
+            wanted = {str(change.profile): change.to for change in run.changes if change.to}
+            reply = agent.stage(StageRequest(self.facts.id, wanted))
+            self._leave_out(run, reply.problems)
+            self._stop_when_cancelled()
+            run.happen(Event.STAGED)
+        except Exception as error:
+            run.fail(self._told(as_ours(error, run.plan.host)))
+            run.live.close()
+
+    def _leave_out(self, run: HostRun, problems: Mapping[str, str]) -> None:
+        run.problems |= {ProfileId.parse(name).label: problem for name, problem in problems.items()}
+        run.changes = tuple(change for change in run.changes if str(change.profile) not in problems)
+        if not run.changes:
+            raise ReconcilerError("; ".join(f"{name}: {problem}" for name, problem in run.problems.items()))
+
+    def _stop_when_cancelled(self) -> None:
+        if self.cancelled:
+            raise ReconcilerError("interrupted before the switch")
+
+    def _told(self, error: ReconcilerError) -> ReconcilerError:
+        return ReconcilerError("interrupted before the switch") if self.cancelled else error
+
+    def _hold_back_unless_all(self, needed: State) -> None:
+        """With --all-or-nothing, one host that cannot take part keeps all as they are."""
+        if not self.facts.all_or_nothing:
+            return
+        missing = [run.plan.host for run in self.runs if run.state not in (needed, State.UNCHANGED)]
+        if missing:
+            for run in self.having(needed):
+                run.happen(Event.FAILED, f"left as it was: --all-or-nothing, and {', '.join(missing)} cannot follow")
+                if run.session is not None:
+                    run.session.close()
+
+    # --- switch ---------------------------------------------------------------------------------------------------
+
+    def switch(self) -> None:
+        """Switch every host that is staged."""
+        if self.cancelled:
+            for run in self.having(State.STAGED):
+                run.happen(Event.FAILED, "interrupted before the switch")
+            return
+        self._switching = True
+        runs = self.having(State.STAGED)
+        if not runs:
+            return
+        self._observer.phase_begins(Phase.SWITCH, tuple(run.plan.host for run in runs))
+        started = time.monotonic()
+        self._executor.run(self._switch, runs)
+        done = len([run for run in runs if run.state is State.CONFIRMED])
+        self._observer.phase_ends(Phase.SWITCH, f"{done} of {len(runs)} within {time.monotonic() - started:.1f} s")
+
+    def _switch(self, run: HostRun) -> None:
+        try:
+            self._confirmed(run, run.live.agent.switch(self._request(run)))
+        except LinkLostError as error:
+            run.probed = False
+            run.happen(Event.LOST, error.message, "reconciler status")
+            self._find_out(run)
+        except Exception as error:
+            run.fail(as_ours(error, run.plan.host))
+
+    def _request(self, run: HostRun) -> SwitchRequest:
+        facts = self.facts
+        changes = tuple(
+            ProfileChange(str(change.profile), change.before, change.to, change.number) for change in run.changes
+        )
+        return SwitchRequest(
+            facts.id, facts.kind, facts.who, facts.message, facts.action.value, changes, undoes=facts.undoes
+        )
+
+    def _confirmed(self, run: HostRun, reply: SwitchReply) -> None:
+        run.now |= {switched.profile: switched.after for switched in reply.switched}
+        run.happen(Event.CONFIRMED)
+
+    def _find_out(self, run: HostRun) -> None:
+        """The answer to a switch was lost: ask the host what it runs, until it says or the time is up."""
+        users = tuple(change.profile.user for change in run.changes if not change.profile.is_system)
+        deadline = time.monotonic() + PROBE_AGAIN_SECONDS
+        while time.monotonic() < deadline:
+            run.live.close()
+            try:
+                found = run.live.probe(ObserveRequest(users))
+            except ReconcilerError as error:
+                run.detail = f"the link was lost during the switch, and then: {error.message}"
+            else:
+                if found.lock is None and self._settle(run, found):
+                    return
+            time.sleep(PROBE_PAUSE_SECONDS)
+
+    def _settle(self, run: HostRun, found: Observation) -> bool:
+        now = {state.profile: state.current for state in found.profiles}
+        seen = [(change, now.get(str(change.profile))) for change in run.changes]
+        if all(_is_at(change, current) for change, current in seen):
+            event, detail = Event.FOUND_NEW, "the link was lost during the switch; a new probe found it done"
+        elif all(current == change.before for change, current in seen):
+            event, detail = Event.FOUND_OLD, "the link was lost during the switch; a new probe found it not done"
+        else:
+            return False
+        run.now, run.probed = now, True
+        run.happen(event, detail, "deploy again" if event is Event.FOUND_OLD else "")
+        return True
+
+
+def _is_at(change: ProfileChangePlan, current: GenerationRef | None) -> bool:
+    return (current.path if current else "") == change.to
