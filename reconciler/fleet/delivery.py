@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from reconciler.core.agent.messages import MissingRequest, PathMessage, RealiseRequest
 from reconciler.core.agent.paths import to_message
-from reconciler.core.build.events import BuildEvent
-from reconciler.core.build.realise import BuildOptions, realise
+from reconciler.core.build.events import BuildEvent, BuildOptions
+from reconciler.core.build.realise import realise
 from reconciler.core.errors import StoreError
 from reconciler.core.nix import nar
 from reconciler.core.nix.derivation import Derivation
@@ -201,7 +201,11 @@ class BuiltThere:
                     ca=f"fixed:r:{Hash.sha256(archive).nix}",
                 )
                 archives = {info.path: archive}
-                send(run, Bundle((info,)), lambda path, archives=archives: iter((archives[path],)), self._observer)
+                send(run, Bundle((info,)), _from_memory(archives), self._observer)
+
+
+def _from_memory(archives: Mapping[str, bytes]) -> Callable[[str], Iterator[bytes]]:
+    return lambda path: iter((archives[path],))
 
 
 def _wanted(run: HostRun) -> frozenset[str]:

@@ -10,7 +10,7 @@ from reconciler.core.nix import nar
 from reconciler.core.nix.store_path import StorePath
 from reconciler.core.profile.environment import Element, EnvironmentPlan, environment
 from reconciler.core.profile.names import ProfileId
-from reconciler.core.profile.toplevel import Toplevel, toplevel
+from reconciler.core.profile.toplevel import toplevel
 from reconciler.core.store.store import Store
 from reconciler.fleet.plan import Target
 from reconciler.inventory.desired import DesiredState, PackageEntry, ProfileSpec
@@ -30,6 +30,15 @@ class TextSource:
 
     def add_to(self, store: Store) -> None:
         store.add_text(self.name, self.contents, self.references)
+
+
+@dataclass(frozen=True)
+class Toplevel:
+    """A system profile: its store path and the tree that stands there."""
+
+    path: StorePath
+    tree: nar.Directory
+    references: tuple[StorePath, ...]
 
 
 @dataclass(frozen=True)
@@ -111,7 +120,7 @@ class _Maker:
     def _system(self, target: ProfileTarget, architecture: str) -> ProfileTarget:
         key = ("system", architecture, str(target.path))
         if key not in self._targets:
-            made = toplevel(target.path, architecture)
+            made = Toplevel(*toplevel(target.path, architecture))
             self._targets[key] = ProfileTarget(made.path, target.environment, target.packages, made)
         return self._targets[key]
 
@@ -137,11 +146,7 @@ def environment_graph(plans: Iterable[EnvironmentPlan]) -> Graph:
     for plan in plans:
         derivations[plan.drv_path] = plan.derivation
         sources[plan.manifest_path] = TextSource(
-            plan.manifest_path, plan.manifest_path.name, plan.manifest_contents, plan.references
+            plan.manifest_path, plan.manifest_path.name, plan.manifest_contents, plan.manifest_references
         )
     return Graph(derivations, sources)
 
-
-def toplevel_nar(made: Toplevel) -> bytes:
-    """A toplevel's NAR, from its tree in memory."""
-    return nar.encode(made.tree)

@@ -1,0 +1,1 @@
+"""Figures for docs/benchmarks.md: `make bench`. Each is a ratio of two things measured in turn in one run."""
