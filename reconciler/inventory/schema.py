@@ -1,0 +1,250 @@
+"""What stands under `desired`, as it is written: known keys, each with its kind, and templates not yet rendered.
+
+desired:
+  system: ARCHITECTURE
+  packages: [PACKAGE, ...]            or one template that evaluates to such a list
+  drop: {packages: [NAME, ...], users: [NAME, ...]}
+  users:
+    NAME: {packages: [PACKAGE, ...], drop: {packages: [NAME, ...]}}
+
+PACKAGE    NAME, NAME@VERSION, SET:NAME, SET:NAME@VERSION, a /nix/store/... path, or {one of these: {priority: N}}
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from reconciler.core.errors import FormatError
+from reconciler.core.nix.store_path import STORE_DIR, StorePath, parse_drv_name
+from reconciler.inventory.faults import FaultLog, InputError
+from reconciler.inventory.names import did_you_mean, nearest
+from reconciler.inventory.templates import is_template
+from reconciler.inventory.yaml import Mapping, Node, Scalar, Sequence, fail
+
+SYSTEM_KEYS = ("packages", "users", "drop", "system")
+USER_KEYS = ("packages", "drop")
+ARCHITECTURES = (
+    "x86_64-linux",
+    "aarch64-linux",
+    "i686-linux",
+    "armv6l-linux",
+    "armv7l-linux",
+    "riscv64-linux",
+    "powerpc64le-linux",
+    "s390x-linux",
+    "loongarch64-linux",
+)
+DEFAULT_ARCHITECTURE = "x86_64-linux"
+DEFAULT_PRIORITY = 5
+
+_REFERENCE = re.compile(
+    r"(?:(?P<set>[A-Za-z0-9_][A-Za-z0-9_.-]*):)?(?P<name>[A-Za-z0-9_+?=][A-Za-z0-9_+?=.-]*)(?:@(?P<version>[A-Za-z0-9_+?=.~-]+))?"
+)
+_NAME = re.compile(r"[A-Za-z0-9_+?=][A-Za-z0-9_+?=.-]*")
+_USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@-]*\$?")
+_WHOLE_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)")
+_REFERENCE_HINT = "a package is name, name@version, set:name or a /nix/store/... path"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One element of a list of packages."""
+
+    reference: Scalar
+    priority: Scalar | None = None
+
+
+@dataclass(frozen=True)
+class ProfileBlock:
+    """The system's keys, or one user's. `packages` is None where the key is absent, a scalar where it is a template."""
+
+    packages: tuple[Wanted, ...] | Scalar | None = None
+    drop_packages: tuple[Scalar, ...] = ()
+
+    @property
+    def scalars(self) -> Iterator[Scalar]:
+        if isinstance(self.packages, Scalar):
+            yield self.packages
+        for wanted in self.packages if isinstance(self.packages, tuple) else ():
+            yield from filter(None, (wanted.reference, wanted.priority))
+        yield from self.drop_packages
+
+
+@dataclass(frozen=True)
+class Block:
+    """One `desired`. `scope` names the place: `group web`, `host web01`."""
+
+    scope: str
+    system: ProfileBlock = ProfileBlock()
+    architecture: Scalar | None = None
+    users: tuple[tuple[Scalar, ProfileBlock], ...] = ()
+    drop_users: tuple[Scalar, ...] = ()
+
+    @property
+    def templated(self) -> bool:
+        """Whether it may say something else on another host."""
+        return any(is_template(scalar) for scalar in self._scalars)
+
+    @property
+    def _scalars(self) -> Iterator[Scalar]:
+        yield from self.system.scalars
+        if self.architecture is not None:
+            yield self.architecture
+        for name, profile in self.users:
+            yield name
+            yield from profile.scalars
+        yield from self.drop_users
+
+
+def parse_block(node: Node, scope: str, log: FaultLog) -> Block:
+    """The block that a `desired` holds; what is at fault in it is logged and left out."""
+    reader = _Reader(scope, log)
+    keys = reader.keys(node, "desired", SYSTEM_KEYS)
+    drop = reader.keys(keys.get("drop"), "desired.drop", ("packages", "users"))
+    users = []
+    for name, value in reader.entries(keys.get("users"), "desired.users"):
+        own = reader.keys(value, f"desired.users.{name.text}", USER_KEYS)
+        dropped = reader.keys(own.get("drop"), f"desired.users.{name.text}.drop", ("packages",))
+        users.append((name, ProfileBlock(reader.packages(own), reader.names(dropped.get("packages")))))
+    return Block(
+        scope,
+        ProfileBlock(reader.packages(keys), reader.names(drop.get("packages"))),
+        reader.scalar(keys.get("system"), "system"),
+        tuple(users),
+        reader.names(drop.get("users")),
+    )
+
+
+class _Reader:
+    def __init__(self, scope: str, log: FaultLog) -> None:
+        self._scope = scope
+        self._log = log
+
+    def entries(self, node: Node | None, path: str) -> Iterator[tuple[Scalar, Node]]:
+        """Keys and values of a mapping that may be absent or empty."""
+        if isinstance(node, Mapping):
+            for entry in node.entries.values():
+                yield entry.key, entry.value
+        elif node is not None and not _is_empty(node):
+            self._log.add(InputError(node.position, f"{path} of {self._scope} is not a mapping"))
+
+    def keys(self, node: Node | None, path: str, known: tuple[str, ...]) -> dict[str, Node]:
+        """The values of the known keys; a fault for each other one."""
+        found = {}
+        for key, value in self.entries(node, path):
+            if key.text in known:
+                found[key.text] = value
+            else:
+                meant = nearest(key.text, known)
+                advice = f"did you mean '{meant}'?" if meant else f"known keys: {', '.join(sorted(known))}"
+                self._log.add(
+                    InputError(key.position, f"unknown key '{key.text}' in {path} of {self._scope}; {advice}")
+                )
+        return found
+
+    def scalar(self, node: Node | None, what: str) -> Scalar | None:
+        if node is None or isinstance(node, Scalar):
+            return node
+        self._log.add(InputError(node.position, f"{what} is not one word"))
+        return None
+
+    def packages(self, keys: dict[str, Node]) -> tuple[Wanted, ...] | Scalar | None:
+        node = keys.get("packages")
+        if node is None or (isinstance(node, Scalar) and is_template(node)):
+            return node
+        wanted = []
+        for item in self._items(node, "packages"):
+            with self._log.catching():
+                wanted.append(read_wanted(item))
+        return tuple(wanted)
+
+    def names(self, node: Node | None) -> tuple[Scalar, ...]:
+        return tuple(
+            item
+            for item in (() if node is None else self._items(node, "drop"))
+            if self.scalar(item, "a name to drop") is not None and isinstance(item, Scalar)
+        )
+
+    def _items(self, node: Node, what: str) -> tuple[Node, ...]:
+        if isinstance(node, Sequence):
+            return node.items
+        if not _is_empty(node):
+            self._log.add(
+                InputError(node.position, f"{what} is not a list", "write [name, name], or one '- name' a line")
+            )
+        return ()
+
+
+def read_wanted(item: Node) -> Wanted:
+    """One element of a list of packages; InputError for what cannot be one."""
+    if isinstance(item, Scalar):
+        return Wanted(item)
+    if isinstance(item, Sequence):
+        fail(item.position, "a list stands where a package is wanted", _REFERENCE_HINT)
+    if len(item.entries) != 1:
+        fail(item.position, "one package has one name", "begin each package with its own '- '")
+    (entry,) = item.entries.values()
+    options = entry.value
+    if not isinstance(options, Mapping):
+        fail(
+            options.position,
+            f"the options of '{entry.key.text}' are not a mapping",
+            f"{entry.key.text}: {{priority: 4}}",
+        )
+    for option in options.entries.values():
+        if option.key.text != "priority":
+            hint = did_you_mean(option.key.text, ["priority"])
+            fail(option.key.position, f"unknown option '{option.key.text}' of package '{entry.key.text}'", hint)
+    priority = options.get("priority")
+    if priority is not None and not isinstance(priority, Scalar):
+        fail(priority.position, "priority is not a whole number")
+    return Wanted(entry.key, priority)
+
+
+def package_name(reference: str, where: Scalar) -> str:
+    """The name by which a reference is merged: what stands before '@', without its set; a store path's own name."""
+    if reference.startswith(STORE_DIR):
+        try:
+            return parse_drv_name(StorePath.parse(reference).name)[0]
+        except FormatError as error:
+            fail(where.position, error.message)
+    match = _REFERENCE.fullmatch(reference)
+    if match is None:
+        fail(where.position, f"'{reference}' is no package", _REFERENCE_HINT)
+    return match["name"]
+
+
+def priority_number(text: str, where: Scalar) -> int:
+    """A priority: lower wins, as in Nix."""
+    if _WHOLE_NUMBER.fullmatch(text) is None:
+        fail(where.position, f"priority '{text}' is not a whole number")
+    return int(text)
+
+
+def dropped_name(text: str, where: Scalar) -> str:
+    """A name under `drop`, which has no version."""
+    if _NAME.fullmatch(text) is None:
+        hint = f"drop '{text.partition('@')[0]}'" if "@" in text else None
+        fail(where.position, f"'{text}' is not the name of a package", hint)
+    return text
+
+
+def user_name(text: str, where: Scalar) -> str:
+    """The name of an account."""
+    if _USER.fullmatch(text) is None or len(text) > 64:
+        fail(where.position, f"{text!r} cannot name a user", "a user name has letters, digits, '_', '-', '.' and '@'")
+    return text
+
+
+def architecture_name(text: str, where: Scalar) -> str:
+    """A system as Nix names it."""
+    if text not in ARCHITECTURES:
+        hint = did_you_mean(text, ARCHITECTURES) or f"one of {', '.join(ARCHITECTURES)}"
+        fail(where.position, f"'{text}' is not a system", hint)
+    return text
+
+
+def _is_empty(node: Node) -> bool:
+    return isinstance(node, Scalar) and node.is_null
