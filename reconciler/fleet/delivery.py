@@ -10,7 +10,7 @@ from reconciler.core.agent.messages import MissingRequest, PathMessage, RealiseR
 from reconciler.core.agent.paths import to_message
 from reconciler.core.build.events import BuildEvent, BuildOptions
 from reconciler.core.build.realise import realise
-from reconciler.core.errors import StoreError
+from reconciler.core.errors import InternalError, StoreError
 from reconciler.core.nix import nar
 from reconciler.core.nix.derivation import Derivation
 from reconciler.core.nix.hashes import Hash
@@ -48,11 +48,10 @@ class Workshop:
         self._options = BuildOptions(jobs=jobs, on_event=lambda event: observer.building("here", event))
 
     def instantiate(self, targets: Sequence[ProfileTarget]) -> None:
-        """Write the derivations and sources of these targets into the store."""
+        """Write the derivations and sources of these targets' packages into the store."""
         packages = [package for target in targets for package in target.packages]
-        graph = self._resolver.graph(packages) | environment_graph(target.environment for target in targets)
         self._require_given(packages)
-        instantiate(graph, self.store)
+        instantiate(self._resolver.graph(packages), self.store)
 
     def _require_given(self, packages: Iterable[Package]) -> None:
         for package in packages:
@@ -69,7 +68,8 @@ class Workshop:
             return ()
         self.instantiate(lacking)
         built = realise(self.store, package_derivations(lacking), self._options).built
-        # An environment names its packages in a text only, so nothing in its derivation orders it after them.
+        # An environment's manifest refers to the packages, so it cannot be valid before they are.
+        instantiate(environment_graph(target.environment for target in lacking), self.store)
         realise(self.store, [target.environment.drv_path for target in lacking], self._options)
         for target in lacking:
             if target.toplevel is not None:
@@ -89,10 +89,7 @@ class Workshop:
 def package_derivations(targets: Iterable[ProfileTarget]) -> list[StorePath]:
     """The derivations of the targets' packages, each once."""
     found = {
-        package.derivation: None
-        for target in targets
-        for package in target.packages
-        if package.derivation is not None
+        package.derivation: None for target in targets for package in target.packages if package.derivation is not None
     }
     return list(found)
 
@@ -119,8 +116,9 @@ def send(run: HostRun, bundle: Bundle, read: Callable[[str], Iterator[bytes]], o
 def _require_room(run: HostRun, size: int) -> None:
     observed = run.plan.observation
     if observed is not None and size * ROOM_FACTOR > observed.store_free:
+        needed, free = size / 2**20, observed.store_free / 2**20
         raise StoreError(
-            f"{run.plan.host}: {size / 2**20:.1f} MiB are to be copied, and {observed.store_free / 2**20:.1f} MiB are free",
+            f"{run.plan.host}: {needed:.1f} MiB are to be copied, and {free:.1f} MiB are free",
             hint="make room on the file system of /nix",
         )
 
@@ -167,8 +165,7 @@ class BuiltThere:
             targets = [self._targets[path] for path in wanted]
             self._workshop.instantiate(targets)
             given = [p.output for t in targets for p in t.packages if p.derivation is None]
-            derivations = [*package_derivations(targets), *(target.environment.drv_path for target in targets)]
-            self._bundles[wanted] = self._workshop.bundle([*derivations, *given])
+            self._bundles[wanted] = self._workshop.bundle([*package_derivations(targets), *given])
 
     def __call__(self, run: HostRun) -> None:
         targets = [self._targets[path] for path in sorted(_wanted(run))]
@@ -177,8 +174,9 @@ class BuiltThere:
         if agent.missing(paths).missing:
             self.sent[run.plan.host] = send(run, self._bundles[_wanted(run)], self._workshop.nar, self._observer)
             self._build(run, package_derivations(targets))
+            self._send_from_memory(run, [made for target in targets for made in _environment_parts(target)])
             self._build(run, [target.environment.drv_path for target in targets])
-            self._send_toplevels(run, targets)
+            self._send_from_memory(run, [_toplevel_part(target) for target in targets if target.toplevel is not None])
 
     def _build(self, run: HostRun, derivations: Sequence[StorePath]) -> None:
         def tell(event: Mapping[str, object]) -> None:
@@ -189,23 +187,38 @@ class BuiltThere:
             names = tuple(str(path) for path in derivations)
             run.live.agent.realise(RealiseRequest(names, jobs=self._jobs), tell)
 
-    def _send_toplevels(self, run: HostRun, targets: Sequence[ProfileTarget]) -> None:
-        for target in targets:
-            if target.toplevel is not None:
-                archive = nar.encode(target.toplevel.tree)
-                info = PathMessage(
-                    str(target.path),
-                    Hash.sha256(archive).nix,
-                    len(archive),
-                    tuple(str(path) for path in target.toplevel.references),
-                    ca=f"fixed:r:{Hash.sha256(archive).nix}",
-                )
-                archives = {info.path: archive}
-                send(run, Bundle((info,)), _from_memory(archives), self._observer)
+    def _send_from_memory(self, run: HostRun, parts: Sequence[tuple[PathMessage, bytes]]) -> None:
+        archives = {info.path: archive for info, archive in parts}
+        infos = tuple({info.path: info for info, _ in parts}.values())
+        send(run, Bundle(infos), lambda path: iter((archives[path],)), self._observer)
 
 
-def _from_memory(archives: Mapping[str, bytes]) -> Callable[[str], Iterator[bytes]]:
-    return lambda path: iter((archives[path],))
+def _environment_parts(target: ProfileTarget) -> list[tuple[PathMessage, bytes]]:
+    """An environment's manifest and its derivation. They refer to packages, so they can be valid only where those
+    are, and when those are built on a host that is there alone."""
+    plan = target.environment
+    drv = plan.derivation
+    return [
+        _text(plan.manifest_path, plan.manifest_contents, plan.manifest_references),
+        _text(plan.drv_path, drv.serialise(), drv.references),
+    ]
+
+
+def _text(path: StorePath, contents: bytes, references: Sequence[StorePath]) -> tuple[PathMessage, bytes]:
+    return _part(path, nar.File(contents), references, f"text:{Hash.sha256(contents).nix}")
+
+
+def _toplevel_part(target: ProfileTarget) -> tuple[PathMessage, bytes]:
+    if target.toplevel is None:
+        raise InternalError(f"{target.path} has no toplevel")
+    made = target.toplevel
+    return _part(made.path, made.tree, made.references, f"fixed:r:{Hash.sha256(nar.encode(made.tree)).nix}")
+
+
+def _part(path: StorePath, node: nar.Node, references: Sequence[StorePath], ca: str) -> tuple[PathMessage, bytes]:
+    archive = nar.encode(node)
+    names = tuple(str(reference) for reference in references)
+    return PathMessage(str(path), Hash.sha256(archive).nix, len(archive), names, ca=ca), archive
 
 
 def _wanted(run: HostRun) -> frozenset[str]:
@@ -222,7 +235,6 @@ def to_be_built(store: Store | None, graph: Graph) -> tuple[str, ...]:
         sorted(
             path.name.removesuffix(".drv")
             for path, derivation in graph.derivations.items()
-            if not derivation.builder.startswith("builtin:")
-            and not is_there(derivation)
+            if not derivation.builder.startswith("builtin:") and not is_there(derivation)
         )
     )

@@ -14,7 +14,7 @@ from reconciler.core.nix.store_path import StorePath
 from reconciler.core.store.store import Store
 from reconciler.fleet import ask, delivery
 from reconciler.fleet.events import Observer, Phase
-from reconciler.fleet.executor import Executor, Threads
+from reconciler.fleet.executor import Threads
 from reconciler.fleet.journal import Journal
 from reconciler.fleet.outcomes import Event, State
 from reconciler.fleet.plan import HostPlan, Plan, plan_host

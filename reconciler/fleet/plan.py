@@ -165,8 +165,11 @@ def _targets(
 
 
 def _left_by_us(state: ProfileState, empty: Target) -> bool:
-    return state.last is not None and state.last.after is not None and state.current is not None and (
-        state.current == state.last.after and state.current.path != empty.path
+    return (
+        state.last is not None
+        and state.last.after is not None
+        and state.current is not None
+        and (state.current == state.last.after and state.current.path != empty.path)
     )
 
 
@@ -178,7 +181,9 @@ def _runs(profile: ProfileId, target: Target, state: ProfileState, observed: Obs
 
 def _change(profile: ProfileId, target: Target, state: ProfileState, orphaned: bool) -> ProfileChangePlan:
     packages = package_changes((StorePath.parse(path) for path in state.packages), target.packages)
-    return ProfileChangePlan(profile, state.current, target.path, 0, next_number(state, target.path), packages, orphaned)
+    return ProfileChangePlan(
+        profile, state.current, target.path, 0, next_number(state, target.path), packages, orphaned
+    )
 
 
 def next_number(state: ProfileState, path: str) -> int:

@@ -32,14 +32,16 @@ class Recorder:
             self._old_handlers[number] = signal.signal(number, self._interrupted)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         for number, handler in self._old_handlers.items():
             signal.signal(number, handler)
         if value is not None and self._rollout is not None:
             # A build that failed, say: every host is as it was, and the journal must not look like a crash.
             self._write([run.report() for run in self._rollout.runs], finished=True)
 
-    def _interrupted(self, number: int, frame: FrameType | None) -> None:
+    def _interrupted(self, _number: int, _frame: FrameType | None) -> None:
         """Before hosts are staged, stop at once; while they are, let go of all; once they switch, see it through."""
         if self._rollout is None or self._rollout.cancelled or not self._rollout.under_way:
             raise KeyboardInterrupt

@@ -21,7 +21,7 @@ from reconciler.fleet.prepared import Prepared
 from reconciler.fleet.project import Project, who
 from reconciler.fleet.record import Recorder
 from reconciler.fleet.report import Report
-from reconciler.fleet.rollout import Rollout, RunFacts
+from reconciler.fleet.rollout import HostRun, Rollout, RunFacts
 from reconciler.fleet.select import Selection
 from reconciler.fleet.session import Session, probe_all
 
@@ -89,12 +89,16 @@ def execute(prepared: Prepared, observer: Observer) -> Report:
     with Recorder(prepared, Journal(prepared.project.state_directory)) as recorder:
         runs = prepared.runs(observer)
         # What is gone back to is on its host already: there is nothing to deliver.
-        rollout = Rollout(prepared.facts, runs, prepared.executor, observer, deliver=lambda run: None)
+        rollout = Rollout(prepared.facts, runs, prepared.executor, observer, deliver=_nothing)
         recorder.begin(rollout)
         rollout.stage()
         recorder.staged()
         rollout.switch()
         return recorder.report(runs)
+
+
+def _nothing(_run: HostRun) -> None:
+    """Deliver nothing."""
 
 
 def _hosts(project: Project, request: RollbackRequest, entry: JournalEntry | None) -> tuple[str, ...]:

@@ -160,8 +160,8 @@ class Rollout:
 
     def stage(self) -> None:
         """Copy to, verify and root on every host that changes; none of them runs anything else afterwards."""
-        self._hold_back_unless_all(State.PLANNED)
-        runs = self.having(State.PLANNED)
+        self._hold_back_unless_all(State.PLANNED, State.REALISED)
+        runs = self.having(State.PLANNED, State.REALISED)
         if not runs:
             return
         self.under_way = True
@@ -202,13 +202,13 @@ class Rollout:
     def _told(self, error: ReconcilerError) -> ReconcilerError:
         return ReconcilerError("interrupted before the switch") if self.cancelled else error
 
-    def _hold_back_unless_all(self, needed: State) -> None:
+    def _hold_back_unless_all(self, *needed: State) -> None:
         """With --all-or-nothing, one host that cannot take part keeps all as they are."""
         if not self.facts.all_or_nothing:
             return
-        missing = [run.plan.host for run in self.runs if run.state not in (needed, State.UNCHANGED)]
+        missing = [run.plan.host for run in self.runs if run.state not in (*needed, State.UNCHANGED)]
         if missing:
-            for run in self.having(needed):
+            for run in self.having(*needed):
                 run.happen(Event.FAILED, f"left as it was: --all-or-nothing, and {', '.join(missing)} cannot follow")
                 if run.session is not None:
                     run.session.close()

@@ -66,7 +66,8 @@ def as_ours(error: Exception, host: str) -> ReconcilerError:
     """Any exception as one that can be told; what we did not foresee is our own fault, and says so."""
     if isinstance(error, ReconcilerError):
         return error
-    return InternalError(f"{host}: {type(error).__name__}: {error}", hint="this is a fault of reconciler; please report it")
+    told = f"{host}: {type(error).__name__}: {error}"
+    return InternalError(told, hint="this is a fault of reconciler; please report it")
 
 
 def probe_all(sessions: Sequence[Session], requests: Sequence[ObserveRequest], executor: Executor) -> None:

@@ -110,7 +110,9 @@ def _findings(host: str, observed: Observation) -> Iterable[Finding]:
     if system and system.current and not system.changed_outside and observed.running != system.current.path:
         runs = observed.running or "nothing"
         yield Finding(
-            "running", f"/run/current-system is {runs}; the system profile is {system.current.path}", f"deploy --hosts {host}"
+            "running",
+            f"/run/current-system is {runs}; the system profile is {system.current.path}",
+            f"deploy --hosts {host}",
         )
 
 

@@ -83,9 +83,7 @@ def resolve(inventory: Inventory, resolver: Resolver, hosts: Sequence[str]) -> T
     resolved = {}
     for host in hosts:
         desired = inventory.desired(host)
-        resolved[host] = {
-            profile: maker.profile(profile, spec, desired) for profile, spec in desired.profiles.items()
-        }
+        resolved[host] = {profile: maker.profile(profile, spec, desired) for profile, spec in desired.profiles.items()}
     if maker.errors:
         raise Faults(maker.errors.values())
     return Targets(resolved, maker.environment_target((), ()), maker.graph())
@@ -149,4 +147,3 @@ def environment_graph(plans: Iterable[EnvironmentPlan]) -> Graph:
             plan.manifest_path, plan.manifest_path.name, plan.manifest_contents, plan.manifest_references
         )
     return Graph(derivations, sources)
-

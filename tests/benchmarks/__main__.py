@@ -88,7 +88,11 @@ def first_copy(directory: Path) -> list[str]:
         admin.want({"packages": [str(big)]})
         ours = iter([host.name for host in hosts][: rounds + 1])
         theirs = iter([host.name for host in hosts][rounds + 1 : -1])
-        nix = {**os.environ, "NIX_SSHOPTS": f"-F {hosts.ssh_config}", "NIX_CONFIG": "experimental-features = nix-command"}
+        nix = {
+            **os.environ,
+            "NIX_SSHOPTS": f"-F {hosts.ssh_config}",
+            "NIX_CONFIG": "experimental-features = nix-command",
+        }
         found = compare(
             lambda: deploy(admin, "--hosts", next(ours), "--yes"),
             lambda: run(

@@ -1,6 +1,6 @@
 """What the no-op deploy is measured against: a paramiko login and `python3 -I -S -c pass` on each host, side by side.
 
-    python -m tests.benchmarks.login_each SSH_CONFIG FORKS HOST...
+python -m tests.benchmarks.login_each SSH_CONFIG FORKS HOST...
 """
 
 from __future__ import annotations

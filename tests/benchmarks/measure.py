@@ -47,7 +47,9 @@ class Comparison:
     peak: float
 
     def row(self, name: str, unit: str = "s") -> str:
-        return f"| {name} | {self.ours:.2f} {unit} | {self.theirs:.2f} {unit} | {self.ratio:.2f} | {self.peak:.0f} MiB |"
+        return (
+            f"| {name} | {self.ours:.2f} {unit} | {self.theirs:.2f} {unit} | {self.ratio:.2f} | {self.peak:.0f} MiB |"
+        )
 
 
 def compare(ours: Callable[[], Run], theirs: Callable[[], Run], rounds: int) -> Comparison:

@@ -27,7 +27,9 @@ def plan(count: int, *, orphaned: bool = False) -> Plan:
         (1, "web*", ("db01",), QuestionKind.NONE),
     ],
 )
-def test_what_is_asked_before_a_deploy(hosts: int, pattern: str, protected: tuple[str, ...], kind: QuestionKind) -> None:
+def test_what_is_asked_before_a_deploy(
+    hosts: int, pattern: str, protected: tuple[str, ...], kind: QuestionKind
+) -> None:
     question = about_deploy(plan(hosts), Action.SWITCH, pattern, protected)
     assert question.kind is kind
     assert question.number == (hosts if kind is not QuestionKind.NONE else 0)

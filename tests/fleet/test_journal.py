@@ -75,7 +75,9 @@ def test_a_newer_format_is_refused_by_name(tmp_path: Path) -> None:
     journal.write(ENTRY)
     (file,) = journal.directory.iterdir()
     file.write_text(json.dumps(json.loads(file.read_text()) | {"format": 2}))
-    with pytest.raises(StoreError, match=r"k7\.json: written by a newer reconciler \(format 2, this one reads up to 1\)"):
+    with pytest.raises(
+        StoreError, match=r"k7\.json: written by a newer reconciler \(format 2, this one reads up to 1\)"
+    ):
         journal.entries()
 
 

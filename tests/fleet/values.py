@@ -25,9 +25,7 @@ def target(name: str, *packages: str) -> Target:
     return Target(str(path(name)), tuple(path(package) for package in packages))
 
 
-def entry(
-    deployment: str, before: GenerationRef | None, after: GenerationRef | None, **others: Any
-) -> HistoryEntry:
+def entry(deployment: str, before: GenerationRef | None, after: GenerationRef | None, **others: Any) -> HistoryEntry:
     values: dict[str, Any] = {
         "kind": "deploy",
         "who": "oncall@ops01",
