@@ -1,0 +1,337 @@
+"""The database of a store: opened at the first question, one transaction a change, durable when it returns.
+
+Nix's own processes may have it open at the same time (write-ahead log; we wait BUSY seconds for a writer).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from reconciler.core import fs
+from reconciler.core.errors import StoreError
+from reconciler.core.nix.hashes import Hash
+from reconciler.core.nix.store_path import StorePath
+from reconciler.core.store import schema
+from reconciler.core.store.path_info import PathInfo
+
+if TYPE_CHECKING:
+    import sqlite3
+
+BUSY = 120.0  # seconds
+_AT_ONCE = 500  # values in one statement; SQLite of old allows 999
+
+
+class Database:
+    """One connection, shared by the threads of a process. StoreError for whatever SQLite reports."""
+
+    def __init__(self, state_dir: str) -> None:
+        self._directory = os.path.join(state_dir, "db")
+        self._file = os.path.join(self._directory, "db.sqlite")
+        self._schema = os.path.join(self._directory, "schema")
+        self._big_lock = fs.FileLock(os.path.join(self._directory, "big-lock"))
+        self._guard = threading.RLock()
+        self._connection: sqlite3.Connection | None = None
+        self._process = 0
+
+    # --- opening ------------------------------------------------------------------------------------------------------
+
+    @property
+    def exists(self) -> bool:
+        return os.path.exists(self._file)
+
+    def create(self) -> None:
+        """Make the tables and the schema file unless they are there."""
+        if self.exists and os.path.exists(self._schema):
+            return
+        with self._guard:
+            self._big_lock.acquire(exclusive=True)
+            try:
+                if not os.path.exists(self._schema):
+                    with self._errors(), contextlib.closing(_connect(self._file)) as connection:
+                        _configure(connection)
+                        connection.executescript(schema.TABLES)
+                    fs.replace_file(self._schema, schema.SCHEMA_VERSION)
+            finally:
+                self._big_lock.release()
+
+    def close(self) -> None:
+        with self._guard:
+            self._disown()
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
+            self._big_lock.release()
+
+    def _disown(self) -> None:
+        """A connection that came along through fork is the parent's: SQLite wants it neither used nor closed here."""
+        if self._connection is not None and self._process != os.getpid():
+            _inherited.append(self._connection)
+            self._connection = None
+
+    def _opened(self) -> sqlite3.Connection:
+        self._disown()
+        if self._connection is not None:
+            return self._connection
+        self._check_version()
+        try:
+            self._big_lock.acquire(exclusive=False)
+            connection = _connect(self._file)
+            _configure(connection)
+        except PermissionError:
+            connection = self._read_only()
+        self._connection, self._process = connection, os.getpid()
+        return connection
+
+    def _check_version(self) -> None:
+        try:
+            with open(self._schema, "rb") as file:
+                version = file.read(32)
+        except FileNotFoundError:
+            raise StoreError(f"{self._directory}: no store database") from None
+        if version == schema.SCHEMA_VERSION:
+            return
+        if version.isdigit() and int(version) > int(schema.SCHEMA_VERSION):
+            raise StoreError(
+                f"{self._schema}: the store has schema {int(version)}, which is newer than this program",
+                hint=f"schema {schema.SCHEMA_VERSION.decode()} is the newest known",
+            )
+        raise StoreError(f"{self._schema}: {version!r} is no schema that can be used", hint="Nix can upgrade it")
+
+    def _read_only(self) -> sqlite3.Connection:
+        """For whoever may not write: as it is, or, where nobody has it open, as a file that does not change."""
+        import sqlite3
+        from urllib.parse import quote
+
+        for option in ("mode=ro", "mode=ro&immutable=1"):
+            connection = sqlite3.connect(
+                f"file:{quote(self._file)}?{option}",
+                uri=True,
+                timeout=BUSY,
+                isolation_level=None,
+                check_same_thread=False,
+            )
+            try:
+                connection.execute("select count(*) from sqlite_master").fetchone()
+            except sqlite3.OperationalError:
+                connection.close()
+                continue
+            return connection
+        raise StoreError(f"{self._file}: cannot be read")
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        import sqlite3
+
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise StoreError(f"{self._file}: {error}") from error
+
+    @contextlib.contextmanager
+    def _used(self) -> Iterator[sqlite3.Connection]:
+        with self._guard, self._errors():
+            yield self._opened()
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._used() as connection:
+            connection.execute("begin immediate")
+            try:
+                yield connection
+                connection.execute("commit")
+            except BaseException:
+                if connection.in_transaction:
+                    connection.execute("rollback")
+                raise
+
+    # --- questions ----------------------------------------------------------------------------------------------------
+
+    def valid(self, paths: Iterable[StorePath]) -> set[StorePath]:
+        """Those of `paths` that are registered."""
+        by_text = {str(path): path for path in paths}
+        found: set[StorePath] = set()
+        with self._used() as connection:
+            for rows in _each(connection, "select path from ValidPaths where path in (%s)", list(by_text)):
+                found.update(by_text[text] for (text,) in rows)
+        return found
+
+    def info(self, path: StorePath) -> PathInfo | None:
+        """What is registered of `path`, or None."""
+        with self._used() as connection:
+            row = connection.execute(
+                "select id, hash, narSize, deriver, sigs, ca, ultimate, registrationTime"
+                " from ValidPaths where path = ?",
+                (str(path),),
+            ).fetchone()
+            if row is None:
+                return None
+            references = connection.execute(
+                "select path from Refs join ValidPaths on reference = id where referrer = ?", (row[0],)
+            ).fetchall()
+        return _info(path, row[1:], [text for (text,) in references])
+
+    def infos(self, paths: Iterable[StorePath]) -> dict[StorePath, PathInfo]:
+        """What is registered of each of `paths` that is valid, in few statements."""
+        by_text = {str(path): path for path in paths}
+        rows: dict[int, tuple[StorePath, Sequence[Any]]] = {}
+        references: dict[int, list[str]] = {}
+        with self._used() as connection:
+            query = (
+                "select id, path, hash, narSize, deriver, sigs, ca, ultimate, registrationTime"
+                " from ValidPaths where path in (%s)"
+            )
+            for found in _each(connection, query, list(by_text)):
+                rows.update({row[0]: (by_text[row[1]], row[2:]) for row in found})
+            query = "select referrer, path from Refs join ValidPaths on reference = id where referrer in (%s)"
+            for found in _each(connection, query, list(rows)):
+                for referrer, text in found:
+                    references.setdefault(referrer, []).append(text)
+        return {path: _info(path, row, references.get(id_, [])) for id_, (path, row) in rows.items()}
+
+    def reachable(self, paths: Iterable[StorePath]) -> dict[StorePath, set[StorePath]]:
+        """The valid ones among `paths` and all that they refer to, each with its references other than itself."""
+        names: dict[int, StorePath] = {}
+        edges: dict[int, set[int]] = {}
+        with self._used() as connection:
+            query = "select id, path from ValidPaths where path in (%s)"
+            fresh = [row for rows in _each(connection, query, [str(path) for path in paths]) for row in rows]
+            while fresh:
+                names.update((id_, StorePath.parse(text)) for id_, text in fresh)
+                ids = [id_ for id_, _ in fresh]
+                edges.update((id_, set()) for id_ in ids)
+                for rows in _each(connection, "select referrer, reference from Refs where referrer in (%s)", ids):
+                    for referrer, reference in rows:
+                        edges[referrer].add(reference)
+                unknown = {reference for id_ in ids for reference in edges[id_] if reference not in names}
+                query = "select id, path from ValidPaths where id in (%s)"
+                fresh = [row for rows in _each(connection, query, list(unknown)) for row in rows]
+        return {names[id_]: {names[to] for to in targets if to != id_} for id_, targets in edges.items()}
+
+    def referrers(self, path: StorePath) -> set[StorePath]:
+        """The valid paths that refer to `path`, itself included when it does."""
+        with self._used() as connection:
+            rows = connection.execute(
+                "select path from ValidPaths where id in (select referrer from Refs where reference ="
+                " (select id from ValidPaths where path = ?))",
+                (str(path),),
+            ).fetchall()
+        return {StorePath.parse(text) for (text,) in rows}
+
+    def outputs(self, drv: StorePath) -> dict[str, StorePath]:
+        """The outputs of a valid derivation, by name."""
+        with self._used() as connection:
+            rows = connection.execute(
+                "select o.id, o.path from DerivationOutputs o join ValidPaths v on o.drv = v.id where v.path = ?",
+                (str(drv),),
+            ).fetchall()
+        return {name: StorePath.parse(text) for name, text in rows}
+
+    def derivers(self, output: StorePath) -> set[StorePath]:
+        """The valid derivations that have `output` among their outputs."""
+        with self._used() as connection:
+            rows = connection.execute(
+                "select v.path from DerivationOutputs o join ValidPaths v on o.drv = v.id where o.path = ?",
+                (str(output),),
+            ).fetchall()
+        return {StorePath.parse(text) for (text,) in rows}
+
+    # --- changes ------------------------------------------------------------------------------------------------------
+
+    def register(self, infos: Sequence[PathInfo], outputs: Mapping[StorePath, Mapping[str, StorePath]]) -> None:
+        """Make all of `infos` valid, in one transaction. `outputs`: those of each derivation among them.
+
+        A path that is valid already keeps what is registered of it. StoreError, and nothing registered, when a
+        reference is neither valid nor among `infos`.
+        """
+        now = int(time.time())
+        with self._transaction() as connection:
+            ids = _ids(connection, [info.path for info in infos])
+            new = [info for info in infos if info.path not in ids]
+            for info in new:
+                if info.path not in ids:
+                    ids[info.path] = _insert(connection, info, now)
+            wanted = {reference for info in new for reference in info.references} - ids.keys()
+            ids.update(_ids(connection, list(wanted)))
+            for info in new:
+                missing = [reference for reference in info.references if reference not in ids]
+                if missing:
+                    raise StoreError(f"{info.path} refers to {missing[0]}, which is not valid")
+                connection.executemany(
+                    "insert or ignore into Refs (referrer, reference) values (?, ?)",
+                    [(ids[info.path], ids[reference]) for reference in info.references],
+                )
+                connection.executemany(
+                    "insert or replace into DerivationOutputs (drv, id, path) values (?, ?, ?)",
+                    [(ids[info.path], name, str(path)) for name, path in outputs.get(info.path, {}).items()],
+                )
+
+
+_inherited: list[sqlite3.Connection] = []
+
+
+def _connect(file: str) -> sqlite3.Connection:
+    import sqlite3
+
+    if os.path.exists(file) and not os.access(file, os.W_OK):
+        raise PermissionError(file)
+    # Transactions are begun and ended by hand; threads are kept apart by Database._guard.
+    return sqlite3.connect(file, timeout=BUSY, isolation_level=None, check_same_thread=False)
+
+
+def _configure(connection: sqlite3.Connection) -> None:
+    connection.execute("pragma journal_mode = wal").fetchone()
+    connection.execute("pragma synchronous = full")
+    connection.execute("pragma foreign_keys = 1")
+
+
+def _each(connection: sqlite3.Connection, query: str, values: Sequence[object]) -> Iterator[list[Any]]:
+    """The rows of `query` with its `%s` as a list of `values`, so many of them at a time as a statement may have."""
+    for start in range(0, len(values), _AT_ONCE):
+        part = values[start : start + _AT_ONCE]
+        yield connection.execute(query % ",".join("?" * len(part)), part).fetchall()
+
+
+def _ids(connection: sqlite3.Connection, paths: Sequence[StorePath]) -> dict[StorePath, int]:
+    by_text = {str(path): path for path in paths}
+    found = _each(connection, "select path, id from ValidPaths where path in (%s)", list(by_text))
+    return {by_text[text]: id_ for rows in found for text, id_ in rows}
+
+
+def _insert(connection: sqlite3.Connection, info: PathInfo, now: int) -> int:
+    row = (
+        str(info.path),
+        info.nar_hash.hex_prefixed,
+        info.registered or now,
+        str(info.deriver) if info.deriver else None,
+        info.nar_size,
+        1 if info.ultimate else None,
+        " ".join(info.signatures) or None,
+        info.ca or None,
+    )
+    cursor = connection.execute(
+        "insert into ValidPaths (path, hash, registrationTime, deriver, narSize, ultimate, sigs, ca)"
+        " values (?, ?, ?, ?, ?, ?, ?, ?)",
+        row,
+    )
+    assert cursor.lastrowid is not None
+    return cursor.lastrowid
+
+
+def _info(path: StorePath, row: Sequence[Any], references: Iterable[str]) -> PathInfo:
+    hash_, nar_size, deriver, signatures, ca, ultimate, registered = row
+    return PathInfo(
+        path=path,
+        nar_hash=Hash.parse(hash_),
+        nar_size=nar_size or 0,
+        references=tuple(sorted(map(StorePath.parse, references))),
+        deriver=StorePath.parse(deriver) if deriver else None,
+        signatures=tuple((signatures or "").split()),
+        ca=ca or "",
+        ultimate=bool(ultimate),
+        registered=registered,
+    )

@@ -1,0 +1,56 @@
+"""Fixtures for every test."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from reconciler.core.store.store import Store
+from tests.oracle import RealNix
+
+pytest_plugins = ["tests.groups", "tests.hosts.fixture"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests marked `root` are skipped for everybody else."""
+    if os.geteuid() == 0:
+        return
+    for item in items:
+        if item.get_closest_marker("root"):
+            item.add_marker(pytest.mark.skip(reason="only root can do this"))
+
+
+@pytest.fixture
+def store_root(tmp_path: Path) -> Iterator[Path]:
+    """Where a test's store may lie; made writable afterwards, so that an ordinary user's pytest can remove it."""
+    root = tmp_path / "root"
+    root.mkdir()
+    yield root
+    make_writable(root)
+
+
+@pytest.fixture
+def store(store_root: Path) -> Iterator[Store]:
+    """An empty store."""
+    with Store.open(str(store_root), create=True) as opened:
+        yield opened
+
+
+@pytest.fixture
+def nix(store_root: Path) -> RealNix:
+    """Real Nix on the store below `store_root`; a store that a test wrote is verified by calling `nix.verify()`."""
+    return RealNix(store_root)
+
+
+def make_writable(top: Path) -> None:
+    """Let the owner remove every directory below `top` (a store's are 0555)."""
+    for directory, _, _ in os.walk(top):
+        with contextlib.suppress(OSError):
+            mode = os.lstat(directory).st_mode
+            if stat.S_ISDIR(mode) and mode & 0o700 != 0o700:
+                os.chmod(directory, 0o700)
