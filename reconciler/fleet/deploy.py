@@ -58,7 +58,9 @@ def prepare(project: Project, request: DeployRequest, observer: Observer) -> Pre
     executor = Threads(project.forks(request.forks))
     if not request.action.reaches_hosts:
         plan = Plan(tuple(HostPlan(host, State.PLANNED) for host in hosts))
-        return Prepared(project, facts, plan, {}, executor, request.selection.hosts, targets=targets)
+        prepared = Prepared(project, facts, plan, {}, executor, request.selection.hosts, targets=targets)
+        _foresee(prepared)
+        return prepared
     sessions = {host: Session(host, project.inventory.connection(host), project.connect) for host in hosts}
     started = time.monotonic()
     observer.phase_begins(Phase.PROBE, hosts)
@@ -83,7 +85,7 @@ def prepare(project: Project, request: DeployRequest, observer: Observer) -> Pre
 
 def execute(prepared: Prepared, observer: Observer) -> Report:
     """Carry the plan out; the report says how every host ended."""
-    with Recorder(prepared, Journal(prepared.project.state_directory)) as recorder:
+    with Recorder(prepared, Journal.of(prepared.project)) as recorder:
         runs = prepared.runs(observer)
         _deploy(prepared, runs, observer, recorder)
         return recorder.report(runs)
@@ -141,7 +143,7 @@ def _wanted_targets(prepared: Prepared) -> list[ProfileTarget]:
 
 def _facts(project: Project, request: DeployRequest) -> RunFacts:
     return RunFacts(
-        Journal(project.state_directory).new_id(),
+        Journal.of(project).new_id(),
         "deploy",
         who(),
         request.message,
@@ -197,7 +199,7 @@ def _foresee(prepared: Prepared) -> None:
         return
     with Store.open(root, create=False) as store:
         prepared.builds = delivery.to_be_built(store, graph)
-        if all(store.is_valid(target.path) for target in targets):
+        if prepared.sessions and all(store.is_valid(target.path) for target in targets):
             _foresee_copies(prepared, store)
 
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from reconciler.core.errors import RefusedError, StoreError, UsageError
 from reconciler.core.fs import ensure_directory, replace_file
+from reconciler.fleet.project import Project
 from reconciler.fleet.report import HostReport
 
 FORMAT = 1
@@ -27,7 +28,8 @@ _LETTERS = "abcdefghjkmnpqrstuvwxyz"  # without those that look like digits
 
 @dataclass(frozen=True)
 class JournalEntry:
-    """One run. `when` is seconds since the epoch; `revision` is the inventory's, as git says it, or empty."""
+    """One run. `when` is seconds since the epoch; `inventory` an absolute path; `revision` is the inventory's, as git
+    says it, or empty."""
 
     id: str
     kind: str
@@ -54,10 +56,16 @@ class JournalEntry:
 
 
 class Journal:
-    """The runs kept in one directory."""
+    """The runs of one inventory, among those that are kept in one directory."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, inventory: str) -> None:
         self.directory = directory / "journal"
+        self.inventory = inventory
+
+    @classmethod
+    def of(cls, project: Project) -> Journal:
+        """Where the runs of this project's inventory are kept."""
+        return cls(project.state_directory, os.path.abspath(project.inventory.directory))
 
     def write(self, entry: JournalEntry) -> None:
         ensure_directory(str(self.directory), 0o700)
@@ -65,11 +73,12 @@ class Journal:
         replace_file(str(self.directory / f"{entry.id}.json"), text.encode(), mode=0o600)
 
     def entries(self) -> tuple[JournalEntry, ...]:
-        """Every run, oldest first."""
+        """Every run of this inventory, oldest first."""
         if not self.directory.is_dir():
             return ()
         found = (self._read(path) for path in self.directory.glob("*.json"))
-        return tuple(sorted(found, key=lambda entry: (entry.when, entry.id)))
+        mine = (entry for entry in found if entry.inventory == self.inventory)
+        return tuple(sorted(mine, key=lambda entry: (entry.when, entry.id)))
 
     def find(self, name: str) -> JournalEntry:
         """The run called `name`: its id, the end of its id when only one has it, or `last`."""

@@ -6,8 +6,6 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
-from reconciler.core.agent.messages import HistoryEntry
-from reconciler.core.errors import RefusedError
 from reconciler.fleet.ask import NOTHING_TO_ASK, Question
 from reconciler.fleet.events import Observer
 from reconciler.fleet.executor import Executor
@@ -55,30 +53,3 @@ class Prepared:
 
     def runs(self, observer: Observer) -> list[HostRun]:
         return [HostRun(host, self.sessions.get(host.host), observer) for host in self.plan.hosts]
-
-    @property
-    def brings_back(self) -> tuple[tuple[str, HistoryEntry], ...]:
-        """What was rolled back and would be made current again, host by host."""
-        return self.plan.undone
-
-    def refusal(self) -> RefusedError | None:
-        """The refusal to bring back what was rolled back; the way past it is `--again`."""
-        if not self.brings_back:
-            return None
-        hosts = ", ".join(dict.fromkeys(host for host, _ in self.brings_back))
-        entry = self.brings_back[0][1]
-        what = self._named(entry)
-        return RefusedError(
-            f"this would bring back {what} on {hosts}, which {entry.who} rolled back"
-            f" ({entry.deployment}{f': {entry.message!r}' if entry.message else ''})",
-            hint="change the inventory, or deploy --again",
-        )
-
-    def _named(self, entry: HistoryEntry) -> str:
-        """The packages that come back, as a person knows them."""
-        for host in self.plan.changing:
-            for change in host.changes:
-                if entry.before is not None and change.to == entry.before.path:
-                    named = [f"{c.name} {c.after}".strip() for c in change.packages if c.after or not c.before]
-                    return ", ".join(named) or f"the {change.profile.label} profile of {entry.undoes}"
-        return f"what {entry.undoes} had made"

@@ -74,7 +74,7 @@ class Recorder:
             who=facts.who,
             message=facts.message,
             action=facts.action.value,
-            inventory=str(inventory.directory),
+            inventory=self._journal.inventory,
             revision=inventory.revision,
             undoes=facts.undoes,
             finished=finished,

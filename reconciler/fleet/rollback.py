@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from reconciler.core.agent.action import Action
@@ -56,7 +57,7 @@ class RollbackRequest:
 
 def prepare(project: Project, request: RollbackRequest, observer: Observer) -> Prepared:
     """Probe, read the histories, and plan; nothing is changed anywhere."""
-    journal = Journal(project.state_directory)
+    journal = Journal.of(project)
     entry = journal.find(request.deployment) if request.deployment else None
     hosts = _hosts(project, request, entry)
     executor = Threads(project.forks(request.forks))
@@ -66,7 +67,7 @@ def prepare(project: Project, request: RollbackRequest, observer: Observer) -> P
     probe_all(list(sessions.values()), [ObserveRequest()] * len(sessions), executor)
     pasts = _read(list(sessions.values()), executor)
     observer.phase_ends(Phase.PROBE, "")
-    undoes = entry.id if entry else ("" if request.to is not None else undo.latest(pasts.values()))
+    undoes = _undoes(request, entry, pasts)
     nothing: dict[str, str] = {}
     plan = Plan(tuple(_plan(session, pasts.get(host), request, undoes, nothing) for host, session in sessions.items()))
     facts = RunFacts(journal.new_id(), "rollback", who(), request.message, Action.SWITCH, undoes)
@@ -86,7 +87,7 @@ def prepare(project: Project, request: RollbackRequest, observer: Observer) -> P
 
 def execute(prepared: Prepared, observer: Observer) -> Report:
     """Switch every host back; the report says how each ended."""
-    with Recorder(prepared, Journal(prepared.project.state_directory)) as recorder:
+    with Recorder(prepared, Journal.of(prepared.project)) as recorder:
         runs = prepared.runs(observer)
         # What is gone back to is on its host already: there is nothing to deliver.
         rollout = Rollout(prepared.facts, runs, prepared.executor, observer, deliver=_nothing)
@@ -101,14 +102,39 @@ def _nothing(_run: HostRun) -> None:
     """Deliver nothing."""
 
 
+_WHOLE_ID = re.compile(r"\d{6}-\d{4}-[a-z][0-9]")
+
+
+def _entry(journal: Journal, request: RollbackRequest) -> JournalEntry | None:
+    """The journal's entry of the deployment. A whole id that another controller gave is known to the hosts alone."""
+    if request.deployment is None:
+        return None
+    try:
+        return journal.find(request.deployment)
+    except UsageError:
+        if _WHOLE_ID.fullmatch(request.deployment):
+            return None
+        raise
+
+
+def _undoes(request: RollbackRequest, entry: JournalEntry | None, pasts: Mapping[str, undo.Past]) -> str:
+    if request.to is not None:
+        return ""
+    if request.deployment is None:
+        return undo.latest(pasts.values())
+    return entry.id if entry else request.deployment
+
+
 def _hosts(project: Project, request: RollbackRequest, entry: JournalEntry | None) -> tuple[str, ...]:
     if request.selection is not None:
         return request.selection.names(project.inventory)
-    touched = [report.host for report in entry.hosts] if entry else []
+    if entry is None:
+        return tuple(project.inventory.hosts)
+    touched = [report.host for report in entry.hosts]
     known = tuple(host for host in touched if host in project.inventory.hosts)
     if not known:
         raise UsageError(
-            f"none of the hosts of {entry.id if entry else request.deployment} is in this inventory",
+            f"none of the hosts of {entry.id} is in this inventory",
             hint="name the inventory with -i",
         )
     return known

@@ -98,8 +98,7 @@ class HostRun:
 
     def report(self) -> HostReport:
         planned = {str(change.profile): change for change in self.changes}
-        names = planned.keys() | (self.now.keys() if self.state is State.UNCHANGED else set())
-        profiles = tuple(self._profile(name, planned.get(name)) for name in sorted(names))
+        profiles = tuple(self._profile(name, planned.get(name)) for name in sorted(planned.keys() | self.now.keys()))
         detail = self.detail or "; ".join(f"{name}: {problem}" for name, problem in self.problems.items())
         partial = bool(self.problems) and self.state not in (State.FAILED, State.UNREACHABLE)
         return HostReport(self.plan.host, self.state, profiles, detail, self.hint, self.probed, partial)

@@ -101,11 +101,9 @@ def _findings(host: str, observed: Observation) -> Iterable[Finding]:
         if state.changed_outside:
             yield _outside(host, state)
         if state.current is not None and not state.complete:
-            yield Finding(
-                "store",
-                f"{ProfileId.parse(state.profile).label} {state.current.number}: its closure is not complete on the host",
-                f"deploy --hosts {host}",
-            )
+            label = ProfileId.parse(state.profile).label
+            text = f"{label} {state.current.number}: its closure is not complete on the host"
+            yield Finding("store", text, f"deploy --hosts {host}")
     system = observed.profile("system")
     if system and system.current and not system.changed_outside and observed.running != system.current.path:
         runs = observed.running or "nothing"

@@ -110,7 +110,8 @@ def change_to(past: Past, state: ProfileState, goal: GenerationRef | None) -> Pr
     listed = past.generations.get(state.profile, ())
     same = next((g for g in listed if (g.number, g.path) == (goal.number, goal.path)), None)
     like = same or next((g for g in listed if g.path == goal.path), None)
-    packages = package_changes(now, [StorePath.parse(path) for path in (like.packages if like else ())])
+    # A generation that is not listed any more cannot say what it holds; nothing is better than a wrong difference.
+    packages = package_changes(now, [StorePath.parse(path) for path in like.packages]) if like else ()
     number = goal.number if same else 0
     return ProfileChangePlan(
         profile, state.current, goal.path, number, number or next_number(state, goal.path), packages

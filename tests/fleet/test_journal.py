@@ -15,6 +15,7 @@ from reconciler.fleet.plan import ChangeKind, PackageChange
 from reconciler.fleet.report import HostReport, ProfileReport
 from tests.fleet.values import generation
 
+INVENTORY = "/home/me/inventories/x"
 HOST = HostReport(
     "web01",
     State.CONFIRMED,
@@ -29,18 +30,18 @@ HOST = HostReport(
     ),
 )
 ENTRY = JournalEntry(
-    "260312-1412-k7", "deploy", 100.0, "me@here", "first", "switch", "inventories/x", "abc", "", True, 2.5, (HOST,)
+    "260312-1412-k7", "deploy", 100.0, "me@here", "first", "switch", INVENTORY, "abc", "", True, 2.5, (HOST,)
 )
 
 
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:
-    journal = Journal(tmp_path)
+    journal = Journal(tmp_path, INVENTORY)
     journal.write(ENTRY)
     assert journal.entries() == (ENTRY,)
 
 
 def test_a_deployment_is_found_by_its_id_its_end_or_as_the_last(tmp_path: Path) -> None:
-    journal = Journal(tmp_path)
+    journal = Journal(tmp_path, INVENTORY)
     journal.write(ENTRY)
     later = replace(ENTRY, id="260312-1500-m3", when=200.0)
     journal.write(later)
@@ -49,8 +50,15 @@ def test_a_deployment_is_found_by_its_id_its_end_or_as_the_last(tmp_path: Path) 
     assert journal.find("last") == later
 
 
+def test_the_last_is_the_last_of_this_inventory(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, INVENTORY)
+    journal.write(ENTRY)
+    journal.write(replace(ENTRY, id="260312-1500-m3", when=200.0, inventory="/home/me/inventories/other"))
+    assert journal.find("last") == ENTRY
+
+
 def test_an_end_that_two_share_is_refused_with_both(tmp_path: Path) -> None:
-    journal = Journal(tmp_path)
+    journal = Journal(tmp_path, INVENTORY)
     journal.write(ENTRY)
     journal.write(replace(ENTRY, id="260313-1412-k7"))
     with pytest.raises(UsageError, match="'k7' is the end of several deployments: 260312-1412-k7, 260313-1412-k7"):
@@ -59,7 +67,7 @@ def test_an_end_that_two_share_is_refused_with_both(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["x9", "260312"])
 def test_an_unknown_deployment_is_a_usage_error(tmp_path: Path, name: str) -> None:
-    journal = Journal(tmp_path)
+    journal = Journal(tmp_path, INVENTORY)
     journal.write(ENTRY)
     with pytest.raises(UsageError, match=f"no deployment '{name}' is in the journal"):
         journal.find(name)
@@ -67,11 +75,11 @@ def test_an_unknown_deployment_is_a_usage_error(tmp_path: Path, name: str) -> No
 
 def test_an_empty_journal_says_so(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no deployment has been made from here yet"):
-        Journal(tmp_path).find("last")
+        Journal(tmp_path, INVENTORY).find("last")
 
 
 def test_a_newer_format_is_refused_by_name(tmp_path: Path) -> None:
-    journal = Journal(tmp_path)
+    journal = Journal(tmp_path, INVENTORY)
     journal.write(ENTRY)
     (file,) = journal.directory.iterdir()
     file.write_text(json.dumps(json.loads(file.read_text()) | {"format": 2}))
@@ -82,7 +90,7 @@ def test_a_newer_format_is_refused_by_name(tmp_path: Path) -> None:
 
 
 def test_a_damaged_entry_is_named(tmp_path: Path) -> None:
-    journal = Journal(tmp_path)
+    journal = Journal(tmp_path, INVENTORY)
     journal.write(ENTRY)
     (file,) = journal.directory.iterdir()
     file.write_text("{")
@@ -91,7 +99,7 @@ def test_a_damaged_entry_is_named(tmp_path: Path) -> None:
 
 
 def test_new_ids_differ_at_their_ends(tmp_path: Path) -> None:
-    journal = Journal(tmp_path)
+    journal = Journal(tmp_path, INVENTORY)
     made = set()
     for _ in range(60):
         fresh = journal.new_id()
