@@ -1,0 +1,125 @@
+"""The entry points, and the one place that prints errors."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from reconciler.cli.output import abandon, visible
+from reconciler.core.errors import ExitStatus, Faults, ReconcilerError
+
+# 128 + SIGINT: what a shell says of a program that Ctrl-C ended.
+INTERRUPTED = 130
+
+
+def main() -> NoReturn:
+    """`reconciler COMMAND`."""
+    sys.exit(run("reconciler", sys.argv[1:]))
+
+
+def deploy() -> NoReturn:
+    """`deploy`, a command of its own."""
+    sys.exit(run("deploy", sys.argv[1:]))
+
+
+def run(program: str, arguments: Sequence[str]) -> int:
+    """Run a command line; the exit status. `program` is `reconciler`, or a command that has a name of its own."""
+    from reconciler.cli.app import invoke
+
+    return guarded(lambda: invoke(program, list(arguments)))
+
+
+def guarded(body: Callable[[], int]) -> int:
+    """Run `body` and print whatever it raises; the exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that cannot show a letter shall not end the command.
+        with contextlib.suppress(AttributeError, ValueError):
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    try:
+        return body()
+    except ReconcilerError as error:
+        _say(error_text(error))
+        return int(error.status)
+    except KeyboardInterrupt:
+        _say("error: interrupted\n")
+        return INTERRUPTED
+    except BrokenPipeError:
+        abandon(sys.stdout)
+        return int(ExitStatus.OK)
+    except Exception as error:
+        return _unexpected(error)
+
+
+def error_text(error: ReconcilerError) -> str:
+    """`error: …` and `hint:  …`, for each of several faults."""
+    errors = error.errors if isinstance(error, Faults) else (error,)
+    return "\n".join(dict.fromkeys(_one(each) for each in errors))
+
+
+def _one(error: ReconcilerError) -> str:
+    text = _labelled("error: ", error.message)
+    return text + _labelled("hint:  ", error.hint) if error.hint else text
+
+
+def _labelled(label: str, text: str) -> str:
+    first, *rest = text.splitlines() or [""]
+    indent = " " * len(label)
+    return "".join([f"{label}{first}\n", *(f"{indent}{line.removeprefix(indent)}\n" for line in rest)])
+
+
+def _unexpected(error: Exception) -> int:
+    if os.environ.get("RECONCILER_DEBUG"):
+        _say(traceback.format_exc())
+    summary = f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
+    kept = _keep_traceback()
+    hint = f"the traceback is in {kept}; please report it" if kept else "RECONCILER_DEBUG=1 shows the traceback"
+    _say(error_text(ReconcilerError(f"this is a fault of reconciler itself: {summary}", hint)))
+    return int(ExitStatus.INTERNAL)
+
+
+def _keep_traceback() -> str | None:
+    """Write the traceback into the state directory, else into the temporary one; where it is."""
+    stamp = time.strftime("%y%m%d-%H%M%S")
+    text = f"reconciler {_version()}, python {sys.version.split()[0]}, {sys.argv!r}\n\n{traceback.format_exc()}"
+    for directory in (_state_directory(), tempfile.gettempdir()):
+        path = os.path.join(directory, f"fault-{stamp}-{os.getpid()}.txt")
+        try:
+            os.makedirs(directory, 0o700, exist_ok=True)
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        except OSError:
+            continue
+        with os.fdopen(descriptor, "w", errors="backslashreplace") as file:
+            file.write(text)
+        return path
+    return None
+
+
+def _state_directory() -> str:
+    # Not fleet.project's function: the fault may be that fleet.project cannot be imported.
+    base = os.environ.get("XDG_STATE_HOME", "")
+    base = base if os.path.isabs(base) else os.path.expanduser("~/.local/state")
+    return os.path.join(base, "reconciler", "faults")
+
+
+def _version() -> str:
+    from reconciler import __version__
+
+    return __version__
+
+
+def _say(text: str) -> None:
+    try:
+        sys.stderr.write(visible(text))
+        sys.stderr.flush()
+    except OSError:
+        abandon(sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

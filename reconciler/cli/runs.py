@@ -1,0 +1,128 @@
+"""What plan, deploy and rollback have in common: from a prepared run to what is shown of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+
+from reconciler.cli.ask import Consent, Details, ask
+from reconciler.cli.options import Choice
+from reconciler.cli.output import Output
+from reconciler.cli.render.plan import PlanView, brings_back, diff_text, hosts_text, plan_json, plan_text
+from reconciler.cli.render.words import count, package_name, revision, shell_word
+from reconciler.core.errors import RefusedError
+from reconciler.fleet.ask import QuestionKind
+from reconciler.fleet.events import Silent
+from reconciler.fleet.plan import Plan
+from reconciler.fleet.prepared import Prepared
+from reconciler.fleet.project import Project
+from reconciler.fleet.report import Report
+
+
+def plan_view(prepared: Prepared, choice: Choice) -> PlanView:
+    """Everything that the text of this plan says."""
+    project, plan = prepared.project, prepared.plan
+    return PlanView(
+        inventory=inventory_name(project),
+        revision=revision_of(project),
+        pattern=prepared.pattern,
+        plan=plan,
+        seconds=prepared.seconds,
+        group=_group(project, prepared.pattern, tuple(host.host for host in plan.hosts)),
+        build_on=prepared.build_on,
+        builds=prepared.builds,
+        copy_bytes=prepared.copy_bytes,
+        creates=_creates() if any(host.first for host in plan.changing) else (),
+        next=" ".join(["deploy", *_typed(choice, prepared.pattern)]),
+        now=time.time(),
+        reaches_hosts=prepared.facts.action.reaches_hosts,
+    )
+
+
+def _typed(choice: Choice, pattern: str) -> list[str]:
+    words = ["--hosts", quote_pattern(pattern)]
+    words += ["--limit", quote_pattern(choice.limit)] if choice.limit is not None else []
+    words += ["--system"] if choice.system else []
+    return words + (["--users", quote_pattern(choice.users)] if choice.users is not None else [])
+
+
+def quote_pattern(pattern: str) -> str:
+    """A pattern as it is typed into a shell."""
+    return shell_word(pattern)
+
+
+def show_plan(prepared: Prepared, choice: Choice, output: Output, *, as_json: bool, diff: bool) -> None:
+    """The plan as the data that was asked for."""
+    view = plan_view(prepared, choice)
+    if as_json:
+        output.json(plan_json(view))
+        return
+    output.data(plan_text(view))
+    if diff and prepared.plan.changing:
+        output.data("\n" + diff_text(prepared.plan))
+
+
+def agreed(prepared: Prepared, consent: Consent, output: Output, *, again: bool = True) -> bool:
+    """Ask the plan's question, where it has one.
+
+    Without `again`, what was rolled back is brought back only when somebody says so to the question itself:
+    RefusedError where nobody can be asked, or was asked beforehand.
+    """
+    plan, question = prepared.plan, prepared.question
+    warning = brings_back(plan, time.time())
+    if warning and not again:
+        if consent.given or not output.interactive:
+            raise RefusedError(f"this would bring back {warning}", "change the inventory, or deploy --again")
+        kind = QuestionKind.YES if question.kind is QuestionKind.NONE else question.kind
+        asked = question.text or f"Switch {count(len(plan.changing), 'host')}?"
+        text = f"This brings back {warning}. {asked}"
+        question = dataclasses.replace(question, kind=kind, number=len(plan.changing), text=text)
+    details = Details(lambda: diff_text(plan), lambda: hosts_text(plan))
+    return ask(question, consent, output, details)
+
+
+def standing_still(prepared: Prepared) -> Report:
+    """The report of a run in which no host is to change: nothing is carried out, and nothing is recorded."""
+    facts = prepared.facts
+    hosts = tuple(run.report() for run in prepared.runs(Silent()))
+    return Report(
+        facts.id, facts.kind, facts.who, facts.message, facts.action.value, hosts, prepared.seconds, facts.undoes
+    )
+
+
+def held(plan: Plan) -> dict[str, dict[str, str]]:
+    """By host: the packages that the probe found in any of its profiles, with their versions."""
+    found: dict[str, dict[str, str]] = {}
+    for host in plan.hosts:
+        states = host.observation.profiles if host.observation else ()
+        found[host.host] = dict(package_name(path) for state in states for path in state.packages)
+    return found
+
+
+def inventory_name(project: Project) -> str:
+    """The inventory as the user would type it."""
+    path = str(project.inventory.path)
+    relative = os.path.relpath(path)
+    return path if relative.startswith("..") else relative
+
+
+def revision_of(project: Project) -> str:
+    """`git 9bc1f04, clean`, or empty."""
+    return revision(project.inventory.revision)
+
+
+def _group(project: Project, pattern: str, hosts: tuple[str, ...]) -> str:
+    """The group that has exactly these hosts, unless the pattern says so itself."""
+    names = [
+        name
+        for name in project.inventory.groups
+        if name not in ("all", "ungrouped", pattern) and set(project.inventory.hosts_of(name)) == set(hosts)
+    ]
+    return names[0] if len(names) == 1 else ""
+
+
+def _creates() -> tuple[str, ...]:
+    from reconciler.core.activate.host_files import PROFILE_SH, TMPFILES
+
+    return PROFILE_SH, TMPFILES
