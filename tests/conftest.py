@@ -16,15 +16,6 @@ from tests.oracle import RealNix
 pytest_plugins = ["tests.groups", "tests.hosts.fixture"]
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests marked `root` are skipped for everybody else."""
-    if os.geteuid() == 0:
-        return
-    for item in items:
-        if item.get_closest_marker("root"):
-            item.add_marker(pytest.mark.skip(reason="only root can do this"))
-
-
 @pytest.fixture
 def store_root(tmp_path: Path) -> Iterator[Path]:
     """Where a test's store may lie; made writable afterwards, so that an ordinary user's pytest can remove it."""

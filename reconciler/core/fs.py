@@ -112,7 +112,8 @@ def ensure_directory(path: str, mode: int = 0o755) -> None:
     missing: list[str] = []
     current = os.path.abspath(path)
     while not os.path.isdir(current):
-        if os.path.lexists(current):
+        # Asked again, for somebody else may have made it in between.
+        if os.path.lexists(current) and not os.path.isdir(current):
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), current)
         missing.append(current)
         current = os.path.dirname(current)
