@@ -1,0 +1,67 @@
+"""What a caller says about a run of builds, and what it hears back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Callable
+
+from reconciler.core.nix.store_path import StorePath
+from reconciler.core.store.path_info import PathInfo
+
+LOG_LINES_IN_ERROR = 10
+
+
+@dataclass(frozen=True)
+class BuildEvent:
+    """`kind` is `start`, `log`, `done` or `failed`; `derivation` the full .drv path.
+
+    `detail` is empty for `start` and `done`, one printable line of the log for `log`, the first line of the error for
+    `failed`. Events come in the thread that called `realise`.
+    """
+
+    kind: str
+    derivation: str
+    detail: str = ""
+
+
+def _ignore(_: BuildEvent) -> None:
+    pass
+
+
+def _never() -> bool:
+    return False
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """How to build.
+
+    jobs           builds at a time
+    cores          what NIX_BUILD_CORES says to each build; 0: the machine's
+    keep_failed    leave the build directory of a failed build where it is, and name it in the error
+    timeout        seconds that one build may take
+    max_log        bytes that one build may print
+    max_processes  processes and threads that one build may have at a time
+    cancelled      asked about every half second; once it is true, running builds are killed and BuildError is raised
+    """
+
+    jobs: int = 1
+    cores: int = 0
+    keep_failed: bool = False
+    timeout: float = 6 * 3600
+    max_log: int = 64 * 1024 * 1024
+    max_processes: int = 8192
+    on_event: Callable[[BuildEvent], None] = _ignore
+    cancelled: Callable[[], bool] = _never
+
+    def __post_init__(self) -> None:
+        if self.jobs < 1:
+            raise ValueError("at least one job is needed")
+
+
+@dataclass(frozen=True)
+class RealiseResult:
+    """`built`: derivations that were built now. `outputs`: what is registered of every output of those asked for."""
+
+    built: tuple[StorePath, ...]
+    outputs: tuple[PathInfo, ...]

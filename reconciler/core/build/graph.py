@@ -1,0 +1,129 @@
+"""Which derivations must be built, in which order, and can they be built here at all?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from reconciler.core.build.toolchain import VARIABLE, host_system, wants_host_toolchain
+from reconciler.core.errors import BuildError
+from reconciler.core.nix.derivation import Derivation
+from reconciler.core.nix.store_path import StorePath
+from reconciler.core.store.store import Store
+
+BUILTINS = ("builtin:buildenv", "builtin:fetchurl")
+
+# What changes how something is built, and what we do not do: better refused than left out.
+_UNSUPPORTED = (
+    "__json",
+    "__structuredAttrs",
+    "__impure",
+    "__noChroot",
+    "__contentAddressed",
+    "exportReferencesGraph",
+    "allowedReferences",
+    "allowedRequisites",
+    "disallowedReferences",
+    "disallowedRequisites",
+)
+_FEATURES = frozenset({"benchmark", "big-parallel", "nixos-test"})
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A derivation that must be built, after those in `waits_for`."""
+
+    path: StorePath
+    derivation: Derivation
+    waits_for: frozenset[StorePath]
+    inputs: tuple[StorePath, ...]
+
+    @property
+    def label(self) -> str:
+        """`hello-2.10`."""
+        return self.path.name[: -len(".drv")]
+
+    @property
+    def outputs(self) -> Mapping[str, StorePath]:
+        return self.derivation.output_paths()
+
+
+class _Planner:
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._derivations: dict[StorePath, Derivation] = {}
+        self._valid: dict[StorePath, bool] = {}
+
+    def read(self, path: StorePath) -> Derivation:
+        if path not in self._derivations:
+            self._derivations[path] = self._store.read_derivation(path)
+        return self._derivations[path]
+
+    def all_valid(self, paths: Iterable[StorePath]) -> bool:
+        return all(self._is_valid(path) for path in paths)
+
+    def _is_valid(self, path: StorePath) -> bool:
+        if path not in self._valid:
+            self._valid[path] = self._store.is_valid(path)
+        return self._valid[path]
+
+    def goal(self, path: StorePath) -> Goal | None:
+        """None when its outputs are valid."""
+        derivation = self.read(path)
+        if self.all_valid(derivation.output_paths().values()):
+            return None
+        check(path, derivation)
+        waits_for = set()
+        inputs = set(derivation.input_sources)
+        for other, names in derivation.input_derivations.items():
+            paths = self._outputs(path, other, names)
+            inputs.update(paths)
+            if not self.all_valid(paths):
+                waits_for.add(other)
+        return Goal(path, derivation, frozenset(waits_for), tuple(sorted(inputs)))
+
+    def _outputs(self, path: StorePath, other: StorePath, names: Iterable[str]) -> list[StorePath]:
+        known = self.read(other).output_paths()
+        for name in names:
+            if name not in known:
+                raise BuildError(f"{path} wants the output '{name}' of {other}, which has no such output")
+        return [known[name] for name in names]
+
+
+def plan(store: Store, wanted: Iterable[StorePath]) -> dict[StorePath, Goal]:
+    """What must be built so that every output of `wanted` is valid; inputs whose outputs are valid are not looked into.
+
+    StoreError when a derivation is not in the store; BuildError when one of them cannot be built on this machine.
+    """
+    planner = _Planner(store)
+    goals: dict[StorePath, Goal] = {}
+    seen: set[StorePath] = set()
+    todo = list(wanted)
+    while todo:
+        path = todo.pop()
+        if path in seen:
+            continue
+        seen.add(path)
+        goal = planner.goal(path)
+        if goal is not None:
+            goals[path] = goal
+            todo.extend(goal.waits_for)
+    return goals
+
+
+def check(path: StorePath, derivation: Derivation) -> None:
+    """BuildError when a derivation asks for what this machine, or this program, does not have."""
+    if derivation.system not in (host_system(), "builtin"):
+        raise BuildError(f"{path} is to be built on {derivation.system}, and this is {host_system()}")
+    if derivation.builder.startswith("builtin:") and derivation.builder not in BUILTINS:
+        raise BuildError(f"{path}: there is no builder '{derivation.builder}' here; {' and '.join(BUILTINS)} are known")
+    for name in _UNSUPPORTED:
+        if derivation.environment.get(name):
+            raise BuildError(f"{path} uses '{name}', which is not supported here", hint="let Nix build it")
+    missing = set(derivation.environment.get("requiredSystemFeatures", "").split()) - _FEATURES
+    if missing:
+        raise BuildError(f"{path} needs a builder with the features {', '.join(sorted(missing))}")
+    try:
+        wants_host_toolchain(derivation.environment.get(VARIABLE, ""))
+    except BuildError as error:
+        raise BuildError(f"{path}: {error.message}", error.hint) from None

@@ -1,0 +1,347 @@
+"""The inner side of a sandbox: a helper process, and the process 1 that becomes the builder.
+
+This module is run by itself, by `python3 -I -S`, in a process that has one thread: its code comes through a pipe (see
+sandbox.py), so it imports the standard library alone and nothing of ours. It gets one plain dict:
+
+    single       True: only one uid can be mapped, our own; the user namespace is entered first.
+                 False: we are root; everything is mounted as root, and the user namespace is entered last, on `uid`
+    uid, gid     the outer ids that the build runs as; 1000 and 100 inside
+    network      whether the network of the host is left to the build
+    root         an empty directory, the mount point of the private root (a tmpfs, read-only once it is furnished)
+    directories  paths to make in it              files    (path, contents) to make
+    links        (path, target) to make           binds    (source, path, writable): read-only unless writable
+    devices      names below /dev to show         memory   where a tmpfs of the build's own goes
+    log          the descriptor that takes the build's output
+    builder, arguments, environment               processes  the limit on processes
+
+Standard input is the leash: when it closes, the build is killed. One marshalled tuple goes to standard output:
+("exit", status), ("signal", number) or ("error", text): the build could not be started.
+
+Order, as root:      helper: unshare pid -> fork -> process 1: unshare the rest, mount, pivot, unshare user, wait for
+                     the helper to write the maps, become the build's user, drop everything, exec.
+Order, single uid:   helper: unshare user and pid, write the maps -> fork -> process 1: as above without the user part.
+Process 1 of a pid namespace takes every process in it along when it ends: nothing outlives a build.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import marshal
+import os
+import resource
+import select
+import struct
+
+# One process is started for each build: what is slow to import (typing, signal, socket, subprocess) is left out.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+CLONE_NEWNS = 0x00020000
+CLONE_NEWUTS = 0x04000000
+CLONE_NEWIPC = 0x08000000
+CLONE_NEWUSER = 0x10000000
+CLONE_NEWPID = 0x20000000
+CLONE_NEWNET = 0x40000000
+
+MS_RDONLY = 0x1
+MS_NOSUID = 0x2
+MS_NODEV = 0x4
+MS_NOEXEC = 0x8
+MS_REMOUNT = 0x20
+MS_BIND = 0x1000
+MS_REC = 0x4000
+MS_PRIVATE = 0x40000
+MNT_DETACH = 2
+KEPT_FLAGS = MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC  # the same numbers in statvfs and in mount
+
+PR_SET_PDEATHSIG = 1
+PR_CAPBSET_DROP = 24
+PR_SET_NO_NEW_PRIVS = 38
+PR_CAP_AMBIENT = 47
+PR_CAP_AMBIENT_CLEAR_ALL = 4
+ADDR_NO_RANDOMIZE = 0x0040000
+CAPABILITY_VERSION_3 = 0x20080522
+
+SYS_PIDFD_OPEN = 434  # the same on every architecture
+SIGINT, SIGKILL, SIGPIPE, SIGCHLD, SIGXFSZ = 2, 9, 13, 17, 25
+SIG_DFL = None
+SIG_SETMASK = 2
+AF_INET, SOCK_DGRAM = 2, 2
+SIOCSIFFLAGS = 0x8914
+IFF_UP_LOOPBACK_RUNNING = 0x1 | 0x8 | 0x40
+
+INNER_UID = 1000
+INNER_GID = 100
+
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+def call(what: str, function: str, *arguments: object) -> None:
+    """Call a function of libc that answers -1 on failure; OSError saying `what` could not be done."""
+    converted = [ctypes.c_ulong(a) if isinstance(a, int) else a for a in arguments]
+    if getattr(libc, function)(*converted) == -1:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{what}: {os.strerror(number)}")
+
+
+def mount(source: str, target: str, kind: str, flags: int, data: str = "") -> None:
+    names = [os.fsencode(text) if text else None for text in (source, target, kind)]
+    call(f"mounting {kind or source} at {target}", "mount", *names, flags, data.encode() or None)
+
+
+def unshare(flags: int) -> None:
+    if libc.unshare(ctypes.c_int(flags)) == -1:
+        number = ctypes.get_errno()
+        raise OSError(number, f"entering namespaces of its own: {os.strerror(number)}")
+
+
+# --- the helper -------------------------------------------------------------------------------------------------------
+
+
+def write(path: str, text: str) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, text.encode())
+    finally:
+        os.close(fd)
+
+
+def write_maps(process: str, spec: dict[str, Any]) -> None:
+    """Map the build's user, and nobody else, in the user namespace of `process`."""
+    if spec["single"]:
+        write(f"/proc/{process}/setgroups", "deny")
+    write(f"/proc/{process}/uid_map", f"{INNER_UID} {spec['uid']} 1")
+    write(f"/proc/{process}/gid_map", f"{INNER_GID} {spec['gid']} 1")
+
+
+def supervise(spec: dict[str, Any]) -> tuple[str, Any]:
+    """Start process 1, wait for its end, or kill it when standard input closes; what to report."""
+    failed_read, failed_write = os.pipe()
+    mapped_read, mapped_write = os.pipe()
+    asks_read, asks_write = os.pipe()
+    if spec["single"]:
+        unshare(CLONE_NEWUSER | CLONE_NEWPID)
+        write_maps("self", spec)
+    else:
+        unshare(CLONE_NEWPID)
+    child = os.fork()
+    if child == 0:
+        for fd in (failed_read, mapped_write, asks_read):
+            os.close(fd)
+        become_builder(spec, failed_write, asks_write, mapped_read)
+    for fd in (failed_write, mapped_read, asks_write, spec["log"]):
+        os.close(fd)
+    # One byte when process 1 is in its user namespace and wants the maps; nothing when it never got that far.
+    if os.read(asks_read, 1):
+        if not spec["single"]:
+            write_maps(str(child), spec)
+        os.write(mapped_write, b"m")
+    os.close(mapped_write)
+    status = wait(child)
+    failure = os.read(failed_read, 65536)
+    if failure:
+        return ("error", failure.decode(errors="replace"))
+    if os.WIFSIGNALED(status):
+        return ("signal", os.WTERMSIG(status))
+    return ("exit", os.WEXITSTATUS(status))
+
+
+def wait(child: int) -> int:
+    ended = libc.syscall(ctypes.c_long(SYS_PIDFD_OPEN), ctypes.c_int(child), ctypes.c_int(0))
+    if ended == -1:
+        os.kill(child, SIGKILL)
+        raise OSError(ctypes.get_errno(), f"watching the build: {os.strerror(ctypes.get_errno())}")
+    while True:
+        readable, _, _ = select.select([0, ended], [], [])
+        if 0 in readable and not os.read(0, 4096):
+            os.kill(child, SIGKILL)
+        elif ended not in readable:
+            continue
+        return os.waitpid(child, 0)[1]
+
+
+# --- process 1 --------------------------------------------------------------------------------------------------------
+
+
+def become_builder(spec: dict[str, Any], failed: int, asks: int, mapped: int) -> None:
+    """Everything between fork and exec. Never returns; a failure goes into `failed` as text."""
+    what = ""
+    try:
+        call("dying with the helper", "prctl", PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0)
+        reset_signals()
+        os.setsid()
+        os.umask(0o022)
+        null = os.open("/dev/null", os.O_RDONLY)
+        os.dup2(null, 0)
+        os.dup2(spec["log"], 1)
+        os.dup2(spec["log"], 2)
+        os.close(spec["log"])
+        os.close(null)
+        enter(spec)
+        become_user(spec, asks, mapped)
+        give_up_privileges(spec)
+        name = os.path.basename(spec["builder"])
+        what = f"executing {spec['builder']}: "
+        os.execve(spec["builder"], [name, *spec["arguments"]], spec["environment"])  # noqa: S606  no shell is meant
+    except OSError as error:
+        # An error of `call` says already what could not be done; any other names its file.
+        named = f"{error.filename}: " if error.filename and not what else ""
+        os.write(failed, f"{what}{named}{error.strerror or error}".encode(errors="surrogateescape"))
+    except BaseException as error:
+        os.write(failed, f"{type(error).__name__}: {error}".encode(errors="replace"))
+    finally:
+        os._exit(127)
+
+
+def reset_signals() -> None:
+    """What Python, or whoever started us, ignores or blocks is not handed on."""
+    for number in (SIGCHLD, SIGPIPE, SIGXFSZ, SIGINT):
+        libc.signal(ctypes.c_int(number), SIG_DFL)
+    call("unblocking signals", "sigprocmask", ctypes.c_int(SIG_SETMASK), bytes(128), None)
+
+
+def enter(spec: dict[str, Any]) -> None:
+    flags = CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS
+    unshare(flags if spec["network"] else flags | CLONE_NEWNET)
+    mount("", "/", "", MS_REC | MS_PRIVATE)
+    furnish(spec)
+    if not spec["network"]:
+        raise_loopback()
+    name = b"localhost"
+    call("naming the host", "sethostname", name, len(name))
+    domain = b"(none)"
+    call("naming the domain", "setdomainname", domain, len(domain))
+    os.chdir(spec["root"])
+    call("changing the root", "pivot_root", b".", b".")
+    call("leaving the old root", "umount2", b".", MNT_DETACH)
+    os.chdir("/build")
+
+
+def furnish(spec: dict[str, Any]) -> None:
+    """Mount and fill the private root."""
+    root = spec["root"]
+    mount("none", root, "tmpfs", MS_NOSUID | MS_NODEV, "mode=0755,size=16m")
+    for path in spec["directories"]:
+        os.mkdir(root + path, 0o755)
+    for path, contents in spec["files"]:
+        make_file(root + path, contents)
+    writable = {root}
+    for source, path, may_write in spec["binds"]:
+        bind(source, root + path)
+        if may_write:
+            writable.add(root + path)
+    for path, target in spec["links"]:  # after the binds: some of them lie in what was bound
+        os.symlink(target, root + path)
+    furnish_dev(spec, root + "/dev")
+    make_read_only(root, writable)
+    mount("none", root + "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
+    if spec["single"]:
+        protect_kernel(root + "/proc")
+    mount("none", root + spec["memory"], "tmpfs", MS_NOSUID | MS_NODEV, "mode=1777")
+    mount("none", root, "", MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV)
+
+
+def protect_kernel(proc: str) -> None:
+    """Our one uid may be the machine's root in disguise, whom the kernel lets write its settings without any right."""
+    for name in ("sys", "sysrq-trigger", "irq", "bus", "fs"):
+        path = f"{proc}/{name}"
+        if os.path.exists(path):
+            mount(path, path, "", MS_BIND | MS_REC)
+            mount("none", path, "", MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC)
+
+
+def make_file(path: str, contents: bytes) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    try:
+        os.write(fd, contents)
+    finally:
+        os.close(fd)
+
+
+def bind(source: str, target: str) -> None:
+    if os.path.isdir(source):
+        if not os.path.isdir(target):
+            os.mkdir(target, 0o755)
+    elif not os.path.exists(target):
+        make_file(target, b"")
+    mount(source, target, "", MS_BIND | MS_REC)
+
+
+def furnish_dev(spec: dict[str, Any], dev: str) -> None:
+    for name in spec["devices"]:
+        bind("/dev/" + name, f"{dev}/{name}")
+    try:
+        mount("none", dev + "/pts", "devpts", MS_NOSUID | MS_NOEXEC, "newinstance,ptmxmode=0666,mode=0620")
+        os.symlink("/dev/pts/ptmx", dev + "/ptmx")
+    except OSError:
+        pass  # a kernel that gives no terminals here: a build that needs one will say so
+
+
+def make_read_only(root: str, writable: set[str]) -> None:
+    """Every bind below `root`, and whatever is mounted below it, but not what is writable and not the devices.
+
+    A namespace that is not root's may add flags to a mount, never take one away: those that are there are kept.
+    """
+    with open("/proc/self/mountinfo", "rb") as table:
+        points = [os.fsdecode(unescape(line.split(b" ", 5)[4])) for line in table]
+    for point in points:
+        if not point.startswith(root + "/") or point in writable or point.startswith(root + "/dev/"):
+            continue
+        flags = os.statvfs(point).f_flag & KEPT_FLAGS
+        mount("none", point, "", MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV | flags)
+
+
+def unescape(field: bytes) -> bytes:
+    """A field of mountinfo: blanks, tabs, newlines and backslashes stand there as three octal digits."""
+    head, *rest = field.split(b"\\")
+    return head + b"".join(bytes([int(part[:3], 8)]) + part[3:] for part in rest)
+
+
+def raise_loopback() -> None:
+    control = libc.socket(AF_INET, SOCK_DGRAM, 0)
+    if control == -1:
+        raise OSError(ctypes.get_errno(), f"raising the loopback: {os.strerror(ctypes.get_errno())}")
+    try:
+        fcntl.ioctl(control, SIOCSIFFLAGS, struct.pack("16sh22x", b"lo", IFF_UP_LOOPBACK_RUNNING))
+    finally:
+        os.close(control)
+
+
+def become_user(spec: dict[str, Any], asks: int, mapped: int) -> None:
+    if not spec["single"]:
+        os.setgroups([])
+        unshare(CLONE_NEWUSER)
+    os.write(asks, b"m")
+    if os.read(mapped, 1) != b"m":
+        raise OSError(0, "the helper: it ended before the build began")
+    if not spec["single"]:
+        os.setresgid(INNER_GID, INNER_GID, INNER_GID)
+        os.setresuid(INNER_UID, INNER_UID, INNER_UID)
+
+
+def give_up_privileges(spec: dict[str, Any]) -> None:
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    _, hard = resource.getrlimit(resource.RLIMIT_NPROC)
+    most = spec["processes"] if hard == resource.RLIM_INFINITY else min(spec["processes"], hard)
+    resource.setrlimit(resource.RLIMIT_NPROC, (most, most))
+    libc.personality(ctypes.c_ulong(libc.personality(ctypes.c_ulong(0xFFFFFFFF)) | ADDR_NO_RANDOMIZE))
+    # A change of the user forgot who dies with whom.
+    call("dying with the helper", "prctl", PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0)
+    call("refusing new privileges", "prctl", PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    capability = 0
+    while libc.prctl(PR_CAPBSET_DROP, ctypes.c_ulong(capability), 0, 0, 0) == 0:
+        capability += 1
+    libc.prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
+    header = struct.pack("Ii", CAPABILITY_VERSION_3, 0)
+    call("dropping capabilities", "capset", header, bytes(24))
+
+
+def main(spec: dict[str, Any]) -> None:
+    """What the helper does from its start to its end."""
+    try:
+        report = supervise(spec)
+    except OSError as error:
+        report = ("error", error.strerror or str(error))
+    os.write(1, marshal.dumps(report))

@@ -1,0 +1,282 @@
+"""A sandbox seen from outside: what it shows, and one build run in it.
+
+The namespaces are entered by a process of their own, started afresh (inside.py says why and how), so that it does not
+matter how many threads we have. Its code travels as the marshalled module: the agent may have no file of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import marshal
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Callable
+
+from reconciler.core.build.users import BuildUser
+from reconciler.core.errors import BuildError, InternalError
+from reconciler.core.nix.store_path import STORE_DIR, StorePath
+
+BUILD_DIR = "/build"
+_TMP = "/tmp"  # noqa: S108  the sandbox's own, as is the next
+_MEMORY = "/dev/shm"  # noqa: S108
+
+# The distribution's programs and libraries, for derivations that name a host toolchain.
+TOOLCHAIN_PATHS = (
+    "/usr",
+    "/bin",
+    "/sbin",
+    "/lib",
+    "/lib32",
+    "/lib64",
+    "/libx32",
+    "/etc/alternatives",
+    "/etc/ld.so.cache",
+)
+# What a fixed output may need to find a server.
+NETWORK_PATHS = ("/etc/resolv.conf", "/etc/services", "/etc/hosts")
+DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
+
+_ACCOUNTS = (
+    "root:x:0:0:Nix build user:/build:/noshell\n"
+    "nixbld:x:1000:100:Nix build user:/build:/noshell\n"
+    "nobody:x:65534:65534:Nobody:/:/noshell\n"
+)
+_GROUP = "root:x:0:\nnixbld:!:100:\nnogroup:x:65534:\n"
+_HOSTS = "127.0.0.1 localhost\n::1 localhost\n"
+_NSSWITCH = "hosts: files dns\nservices: files\n"
+
+_POLL_SECONDS = 0.5
+_READ_SIZE = 65536
+
+_BOOT = (
+    "import marshal, sys\n"
+    "stream = sys.stdin.buffer\n"
+    "code, spec = marshal.loads(stream.read(int.from_bytes(stream.read(8), 'little')))\n"
+    "scope = {'__name__': 'inside'}\n"
+    "exec(code, scope)\n"
+    "scope['main'](spec)\n"
+)
+
+
+@dataclass(frozen=True)
+class Sandbox:
+    """One build and everything that it may see.
+
+    `directory` is the build's own, private to us; its `root`, `store`, `build` and `tmp` exist. `inputs` are the
+    store paths shown, by their physical path.
+    """
+
+    directory: str
+    user: BuildUser
+    builder: str
+    arguments: tuple[str, ...]
+    environment: Mapping[str, str]
+    inputs: Mapping[StorePath, str]
+    toolchain: bool = False
+    network: bool = False
+    processes: int = 8192
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a build ended. `reason`: empty for success, else what an error says after `the builder of X`."""
+
+    reason: str = ""
+
+    @property
+    def succeeded(self) -> bool:
+        return not self.reason
+
+
+@dataclass(frozen=True)
+class Watch:
+    """What ends a build from outside, and who reads its log."""
+
+    on_output: Callable[[bytes], None]
+    timeout: float
+    max_log: int
+    cancelled: Callable[[], bool]
+
+
+@dataclass
+class _View:
+    """The furniture of a private root, as inside.py takes it."""
+
+    directories: list[str] = field(default_factory=list)
+    files: list[tuple[str, bytes]] = field(default_factory=list)
+    links: list[tuple[str, str]] = field(default_factory=list)
+    binds: list[tuple[str, str, bool]] = field(default_factory=list)
+
+    def show(self, source: str, path: str) -> None:
+        """`source` under `path`, read-only; a link as the same link, and nothing when it does not exist."""
+        if os.path.islink(source):
+            self.links.append((path, os.readlink(source)))
+        elif os.path.lexists(source):
+            self.binds.append((source, path, False))
+
+
+def specification(sandbox: Sandbox) -> dict[str, Any]:
+    """What inside.py is told."""
+    view = _View(["/nix", STORE_DIR, BUILD_DIR, _TMP, "/etc", "/dev", _MEMORY, "/dev/pts", "/proc"])
+    view.files += [("/etc/passwd", _ACCOUNTS.encode()), ("/etc/group", _GROUP.encode())]
+    for inner, name in ((STORE_DIR, "store"), (BUILD_DIR, "build"), (_TMP, "tmp")):
+        view.binds.append((os.path.join(sandbox.directory, name), inner, True))
+    for store_path, real in sandbox.inputs.items():
+        view.show(real, str(store_path))
+    if sandbox.network:
+        view.files.append(("/etc/nsswitch.conf", _NSSWITCH.encode()))
+        view.binds += [(path, path, False) for path in NETWORK_PATHS if os.path.exists(path)]
+    else:
+        view.files.append(("/etc/hosts", _HOSTS.encode()))
+    if sandbox.toolchain:
+        for path in TOOLCHAIN_PATHS:
+            view.show(path, path)
+    view.links += [("/dev/fd", "/proc/self/fd")]
+    view.links += [(f"/dev/std{name}", f"/proc/self/fd/{fd}") for fd, name in enumerate(("in", "out", "err"))]
+    return {
+        "single": sandbox.user.single,
+        "uid": sandbox.user.uid,
+        "gid": sandbox.user.gid,
+        "network": sandbox.network,
+        "root": os.path.join(sandbox.directory, "root"),
+        "directories": view.directories,
+        "files": view.files,
+        "links": view.links,
+        "binds": view.binds,
+        "memory": _MEMORY,
+        "devices": [name for name in DEVICES if os.path.exists("/dev/" + name)],
+        "builder": sandbox.builder,
+        "arguments": list(sandbox.arguments),
+        "environment": dict(sandbox.environment),
+        "processes": sandbox.processes,
+    }
+
+
+def prepare(directory: str, user: BuildUser) -> None:
+    """Make the parts of a build's directory. As root, `build` is its user's; /tmp and the store are open to it."""
+    for name, mode in (("root", 0o755), ("store", 0o1775), ("build", 0o700), ("tmp", 0o1777)):
+        path = os.path.join(directory, name)
+        os.mkdir(path)
+        if not user.single and name in ("store", "build"):
+            os.chown(path, user.uid if name == "build" else -1, user.gid)
+        os.chmod(path, mode)
+
+
+def run(sandbox: Sandbox, watch: Watch) -> Ended:
+    """Run one build to its end, all its processes included. BuildError when the sandbox could not be set up."""
+    log_read, log_write = os.pipe()
+    try:
+        helper = _start(sandbox, log_write)
+    finally:
+        os.close(log_write)
+    with helper, _closing(log_read):
+        stopped = _follow(helper, log_read, watch)
+        report, said = helper.communicate()
+    return _ended(report, said, stopped)
+
+
+@contextlib.contextmanager
+def _closing(fd: int) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        os.close(fd)
+
+
+def _start(sandbox: Sandbox, log: int) -> subprocess.Popen[bytes]:
+    spec = specification(sandbox)
+    spec["log"] = log
+    helper = subprocess.Popen(
+        [sys.executable or "/proc/self/exe", "-I", "-S", "-c", _BOOT],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        pass_fds=(log,),
+        env={},
+        bufsize=0,
+    )
+    message = marshal.dumps((_inside_code(), spec))
+    with contextlib.suppress(BrokenPipeError):  # its end is told by what it reports
+        _write_all(helper, len(message).to_bytes(8, "little") + message)
+    return helper
+
+
+def _write_all(helper: subprocess.Popen[bytes], data: bytes) -> None:
+    assert helper.stdin is not None
+    view = memoryview(data)
+    while view:
+        view = view[helper.stdin.write(view) :]
+
+
+def _inside_code() -> Any:
+    spec = importlib.util.find_spec("reconciler.core.build.inside")
+    assert spec is not None
+    code = spec.loader.get_code(spec.name)  # type: ignore[union-attr]
+    assert code is not None
+    return code
+
+
+def _follow(helper: subprocess.Popen[bytes], log: int, watch: Watch) -> str:
+    """Read the log to its end; why the build was killed, or nothing."""
+    deadline = time.monotonic() + watch.timeout
+    poll = select.poll()
+    poll.register(log, select.POLLIN)
+    size = 0
+    stopped = ""
+    while True:
+        ready = poll.poll(_POLL_SECONDS * 1000)
+        if ready:
+            data = os.read(log, _READ_SIZE)
+            if not data:
+                return stopped
+            size += len(data)
+            if not stopped:
+                watch.on_output(data)
+        if stopped:
+            continue
+        stopped = _reason_to_stop(size, deadline, watch)
+        if stopped and helper.stdin is not None:
+            helper.stdin.close()  # the leash
+            helper.stdin = None
+
+
+def _reason_to_stop(size: int, deadline: float, watch: Watch) -> str:
+    if size > watch.max_log:
+        return f"printed more than {watch.max_log} bytes and was killed"
+    if time.monotonic() > deadline:
+        return f"took longer than {watch.timeout:g} s and was killed"
+    return "was killed: the run was cancelled" if watch.cancelled() else ""
+
+
+def _ended(report: bytes, said: bytes, stopped: str) -> Ended:
+    if not report:
+        text = said.decode(errors="replace").strip().rsplit("\n", 1)[-1]
+        raise InternalError(f"the build's helper process ended without a report: {text or 'it said nothing'}")
+    kind, value = marshal.loads(report)  # noqa: S302  written by our own helper, not by the build
+    if kind == "error" and value.startswith("executing "):
+        raise BuildError(value, hint="a builder lies in an input, or in the host toolchain where one is named")
+    if kind == "error":
+        raise BuildError(f"the sandbox could not be set up: {value}", hint=_setup_hint(value))
+    if stopped:
+        return Ended(stopped)
+    if kind == "signal":
+        with contextlib.suppress(ValueError):
+            value = signal.Signals(value).name
+        return Ended(f"was killed by {value}")
+    return Ended(f"failed with exit status {value}" if value else "")
+
+
+def _setup_hint(text: str) -> str | None:
+    if "Operation not permitted" in text or "No space left" in text:
+        return (
+            "builds need user namespaces: see /proc/sys/user/max_user_namespaces, kernel.unprivileged_userns_clone, "
+            "and kernel.apparmor_restrict_unprivileged_userns"
+        )
+    return None

@@ -1,0 +1,76 @@
+"""The host toolchain: the distribution's own shell, compiler and libraries, told apart by a hash.
+
+    host-<sha256, base-16, of the facts below, its first 32 digits>
+
+    the whole of /etc/os-release (else /usr/lib/os-release)
+    the first line of `ldd --version`            which names the C library and the distribution's build of it
+    the first line of `cc --version`, of `c++ --version`, of `ld --version`      "none" where there is none
+
+It stands in the environment of every derivation that says `toolchain: host`, so that another toolchain gives another
+store path, and a builder refuses a derivation that was made for another toolchain than its own.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import subprocess
+
+from reconciler.core.errors import BuildError
+
+VARIABLE = "toolchain"
+_PREFIX = "host-"
+_OS_RELEASE = ("/etc/os-release", "/usr/lib/os-release")
+_PROGRAMS = ("ldd", "cc", "c++", "ld")
+_PATH = "/usr/bin:/bin:/usr/sbin:/sbin"
+
+
+@functools.lru_cache(maxsize=1)
+def host_toolchain() -> str:
+    """This host's value of the `toolchain` variable."""
+    facts = [_os_release(), *(f"{program}: {_version(program)}\n" for program in _PROGRAMS)]
+    return _PREFIX + hashlib.sha256("".join(facts).encode(errors="surrogateescape")).hexdigest()[:32]
+
+
+def host_system() -> str:
+    """Nix's word for this machine's architecture, `x86_64-linux`."""
+    return f"{os.uname().machine}-linux"
+
+
+def wants_host_toolchain(value: str) -> bool:
+    """Whether the `toolchain` variable names a host toolchain. BuildError when it names another than this host's."""
+    if not value.startswith(_PREFIX):
+        return False
+    if value != host_toolchain():
+        raise BuildError(
+            f"it is to be built with the toolchain {value}, and this host has {host_toolchain()}",
+            hint="`toolchain: host` ties a package to hosts of one distribution and compiler: build it on such a host",
+        )
+    return True
+
+
+def _os_release() -> str:
+    for path in _OS_RELEASE:
+        try:
+            with open(path, encoding="utf-8", errors="surrogateescape") as file:
+                return file.read()
+        except OSError:
+            continue
+    return "none\n"
+
+
+def _version(program: str) -> str:
+    try:
+        said = subprocess.run(
+            [program, "--version"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={"PATH": _PATH, "LC_ALL": "C"},
+            check=False,
+        )
+    except OSError:
+        return "none"
+    lines = said.stdout.decode(errors="surrogateescape").splitlines()
+    return lines[0] if lines and said.returncode == 0 else "none"

@@ -1,0 +1,128 @@
+"""One version of a recipe as a Nix derivation: pure, the same wherever and by whomever it is made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from reconciler.core.build.toolchain import VARIABLE, host_toolchain
+from reconciler.core.nix.derivation import Derivation, ModuloCache, Output, with_outputs
+from reconciler.core.nix.store_path import StorePath
+from reconciler.packages import stage
+from reconciler.packages.model import Package, Source
+from reconciler.packages.recipe import DebianSpec, PathSpec, SourceSpec, UrlSpec, variable_name
+from reconciler.packages.sources import DebianSource, TextSource, TreeSource
+
+Lookup = Callable[[StorePath], Derivation]
+_SHELL = "/bin/sh"
+
+STAGE = TextSource.of(stage.NAME, stage.SCRIPT.encode())
+
+
+@dataclass(frozen=True)
+class Named:
+    """A derivation with its outputs computed, and its .drv path."""
+
+    path: StorePath
+    derivation: Derivation
+
+    @property
+    def output(self) -> StorePath:
+        return self.derivation.output_paths()["out"]
+
+
+def fetchurl(spec: UrlSpec) -> Named:
+    """What `import <nix/fetchurl.nix> { url, name, sha256 }` is."""
+    environment = {
+        "builder": "builtin:fetchurl",
+        "executable": "",
+        "impureEnvVars": "http_proxy https_proxy ftp_proxy all_proxy no_proxy",
+        "name": spec.file,
+        "out": "",
+        "outputHash": spec.sha256.base16,
+        "outputHashAlgo": "sha256",
+        "outputHashMode": "flat",
+        "preferLocalBuild": "1",
+        "system": "builtin",
+        "unpack": "",
+        "url": spec.url,
+        "urls": spec.url,
+    }
+    output = Output(None, "sha256", spec.sha256.base16)
+    return _named(Derivation({"out": output}, {}, (), "builtin", "builtin:fetchurl", (), environment), spec.file, _none)
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a source is to the derivation that uses it: a path, and what makes it valid (one of the two)."""
+
+    path: StorePath
+    source: Source | None = None
+    fetched: Named | None = None
+
+
+def make_source(spec: SourceSpec) -> Made:
+    """The store path of a source, hashed from disk where it lies there. UsageError when it cannot be read."""
+    if isinstance(spec, UrlSpec):
+        fetched = fetchurl(spec)
+        return Made(fetched.output, fetched=fetched)
+    source: Source = DebianSource.of(spec) if isinstance(spec, DebianSpec) else TreeSource.of(_path(spec))
+    return Made(source.path, source=source)
+
+
+def _path(spec: SourceSpec) -> PathSpec:
+    assert isinstance(spec, PathSpec)
+    return spec
+
+
+@dataclass(frozen=True)
+class Parts:
+    """One version of a package, with everything that it is made from."""
+
+    name: str
+    version: str
+    build: str
+    architecture: str
+    sources: tuple[Made, ...]
+    inputs: tuple[Package, ...]
+
+
+def derive(parts: Parts, lookup: Lookup, cache: ModuloCache) -> Named:
+    """The derivation of one version. `lookup` gives the derivations of the inputs."""
+    name, sources, inputs = f"{parts.name}-{parts.version}", parts.sources, parts.inputs
+    environment = {
+        **{variable_name(package.name): str(package.output) for package in inputs},
+        "build": parts.build,
+        "builder": _SHELL,
+        "inputs": " ".join(str(package.output) for package in inputs),
+        "name": name,
+        "out": "",
+        "pname": parts.name,
+        "srcs": " ".join(str(source.path) for source in sources),
+        "system": parts.architecture,
+        VARIABLE: host_toolchain(),
+        "version": parts.version,
+    }
+    if sources:
+        environment["src"] = str(sources[0].path)
+    needed = [package.derivation for package in inputs] + [made.fetched.path for made in sources if made.fetched]
+    given = [package.output for package in inputs if package.derivation is None]
+    blank = Derivation(
+        outputs={"out": Output(None)},
+        input_derivations={path: ("out",) for path in needed if path is not None},
+        input_sources=(STAGE.path, *given, *(made.path for made in sources if made.source)),
+        system=parts.architecture,
+        builder=_SHELL,
+        arguments=("-e", str(STAGE.path)),
+        environment=environment,
+    )
+    return _named(blank, name, lookup, cache)
+
+
+def _named(blank: Derivation, name: str, lookup: Lookup, cache: ModuloCache | None = None) -> Named:
+    whole = with_outputs(blank, name, lookup, cache)
+    return Named(whole.path(name), whole)
+
+
+def _none(path: StorePath) -> Derivation:
+    raise KeyError(path)

@@ -1,0 +1,352 @@
+"""Recipes: one file packages/NAME.yml says how one package is made, in one version or several.
+
+    version: 2.10                       or  versions:         version to the keys that it says otherwise
+    description, home                         1.0:
+    toolchain: host                           2.0: {source: {path: greet-2}, inputs: [words@2]}
+    source: SOURCE                      or  sources: [SOURCE, ...]
+    inputs: [words, shell-kit@1]        other packages, by reference
+    build: |                            a shell script; without it: ./configure --prefix=$out; make; make install
+
+    SOURCE    {path: FILE-OR-DIRECTORY}                            relative to the recipe
+              {url: URL, sha256: HASH, file: NAME?}                fetched by the builder
+              {debsrc: PACKAGE, sha256: HASH, version: V?, file: NAME?}
+                                        the orig tarball of a Debian source package, fetched by the controller's apt;
+                                        `version` is upstream's as Debian spells it, `file` PACKAGE_VERSION.orig.tar.gz
+
+Every value is text, as it is written. All faults of a recipe are told at once, each with file, line and column.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping as MappingType
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from reconciler.core.errors import Faults, FormatError
+from reconciler.core.nix.hashes import Hash
+from reconciler.core.nix.store_path import parse_drv_name
+from reconciler.inventory import yaml
+from reconciler.inventory.desired import Position
+from reconciler.inventory.faults import InputError
+from reconciler.inventory.yaml import Mapping, Node, Scalar, Sequence
+
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_+.\-]*")
+_VERSION = re.compile(r"[0-9][A-Za-z0-9_+.\-?=]*")
+_FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_+.\-?=]*")
+_DEBIAN = re.compile(r"[a-z0-9][a-z0-9+.\-]+")
+
+# Variables that a build script relies on, and that an input of that name would hide.
+RESERVED = frozenset(
+    {"name", "pname", "version", "system", "builder", "src", "srcs", "inputs", "build", "toolchain", "out"}
+    | {"PATH", "HOME", "TMPDIR", "TEMPDIR", "TMP", "TEMP", "PWD", "TERM", "NIX_STORE", "NIX_BUILD_TOP"}
+    | {"NIX_BUILD_CORES", "NIX_LOG_FD", "NIX_OUTPUT_CHECKED", "SHELL", "CONFIG_SHELL", "SOURCE_DATE_EPOCH", "TZ"}
+    | {"CPPFLAGS", "LDFLAGS", "PKG_CONFIG_PATH", "CMAKE_PREFIX_PATH", "LC_ALL", "IFS"}
+)
+
+
+# --- what a recipe says -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PathSpec:
+    """A file or directory beside the recipe."""
+
+    path: Path
+    position: Position
+
+
+@dataclass(frozen=True)
+class UrlSpec:
+    """A file on a server. `file` names it in the store."""
+
+    url: str
+    file: str
+    sha256: Hash
+
+
+@dataclass(frozen=True)
+class DebianSpec:
+    """The orig tarball `file` of the Debian source package `package`."""
+
+    package: str
+    file: str
+    sha256: Hash
+
+
+SourceSpec = PathSpec | UrlSpec | DebianSpec
+
+
+@dataclass(frozen=True)
+class Input:
+    """A reference to another package, and where it stands."""
+
+    reference: str
+    position: Position
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One version of a package."""
+
+    version: str
+    sources: tuple[SourceSpec, ...]
+    inputs: tuple[Input, ...]
+    build: str
+    position: Position
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A package by its name, with its versions."""
+
+    name: str
+    position: Position
+    description: str
+    home: str
+    versions: MappingType[str, Variant]
+
+
+# --- how it is written ------------------------------------------------------------------------------------------------
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+def _words(key: str, kind: str) -> dict[str, Any]:
+    return {"key": key, "kind": kind}
+
+
+class _Source(_Strict):
+    path: str | None = None
+    url: str | None = None
+    debsrc: str | None = None
+    sha256: str | None = None
+    file: str | None = None
+    version: str | None = None
+
+    @model_validator(mode="after")
+    def _is_one_kind(self) -> _Source:
+        kinds = [kind for kind in ("path", "url", "debsrc") if getattr(self, kind) is not None]
+        if len(kinds) != 1:
+            raise PydanticCustomError("source", "a source is one of 'path', 'url' and 'debsrc'")
+        allowed = {"path": (), "url": ("sha256", "file"), "debsrc": ("sha256", "file", "version")}[kinds[0]]
+        for key in ("sha256", "file", "version"):
+            if getattr(self, key) is not None and key not in allowed:
+                raise PydanticCustomError("source", "'{key}' means nothing beside '{kind}'", _words(key, kinds[0]))
+        if kinds[0] != "path" and self.sha256 is None:
+            raise PydanticCustomError("source", "'sha256' is missing: what is fetched is pinned by its hash")
+        return self
+
+
+class _Body(_Strict):
+    """The keys that a version may say otherwise than the recipe."""
+
+    toolchain: Literal["host"] | None = None
+    source: _Source | None = None
+    sources: list[_Source] | None = None
+    inputs: list[str] | None = None
+    build: str | None = None
+
+    @model_validator(mode="after")
+    def _has_one_kind_of_sources(self) -> _Body:
+        if self.source is not None and self.sources is not None:
+            raise PydanticCustomError("sources", "'source' and 'sources' cannot stand side by side")
+        return self
+
+
+class _Recipe(_Body):
+    description: str = ""
+    home: str = ""
+    version: str | None = None
+    versions: dict[str, _Body | None] | None = Field(default=None, min_length=1)
+
+    @model_validator(mode="after")
+    def _has_a_version(self) -> _Recipe:
+        if (self.version is None) == (self.versions is None):
+            raise PydanticCustomError("version", "a recipe says either 'version' or 'versions'")
+        return self
+
+
+_VERSION_KEYS = tuple(_Body.model_fields)
+_KEYS = tuple(_Recipe.model_fields)
+_SOURCE_KEYS = tuple(_Source.model_fields)
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+def load(path: Path, shown: str) -> Recipe:
+    """The recipe in the file `path`, which messages call `shown`; Faults with everything that is wrong in it."""
+    node = yaml.load(path, shown)
+    start = Position(shown, 1, 1)
+    if not isinstance(node, Mapping):
+        raise InputError(node.position, "a recipe is a mapping", "it begins with `version: ...`")
+    try:
+        given = _Recipe.model_validate(_text(node))
+    except ValidationError as error:
+        raise Faults(_fault(details, node) for details in error.errors()) from None
+    reader = _Reader(path, start, node)
+    recipe = reader.recipe(given)
+    if reader.faults:
+        raise Faults(reader.faults)
+    return recipe
+
+
+def _text(node: Node) -> Any:
+    """The tree with every scalar as it is written; nothing (`key:`) is None."""
+    if isinstance(node, Scalar):
+        return None if node.is_null else node.text
+    if isinstance(node, Sequence):
+        return [_text(item) for item in node.items]
+    return {key: _text(entry.value) for key, entry in node.entries.items()}
+
+
+def _find(node: Node, location: tuple[int | str, ...]) -> tuple[Node, Position]:
+    """The node at a location and where it is to be pointed at: at its key where it has one."""
+    position = node.position
+    for step in location:
+        if isinstance(node, Mapping) and str(step) in node.entries:
+            entry = node.entries[str(step)]
+            node, position = entry.value, entry.key.position
+        elif isinstance(node, Sequence) and isinstance(step, int) and step < len(node.items):
+            node = node.items[step]
+            position = node.position
+    return node, position
+
+
+_WANTED = {
+    "string_type": "text is wanted here",
+    "list_type": "a list is wanted here",
+    "dict_type": "a mapping is wanted here",
+    "model_type": "a mapping is wanted here",
+    "model_attributes_type": "a mapping is wanted here",
+    "too_short": "at least one version is wanted here",
+    "literal_error": "'host' is the only toolchain there is",
+}
+
+
+def _fault(details: ErrorDetails, root: Node) -> InputError:
+    location = details["loc"]
+    _, position = _find(root, location)
+    kind = details["type"]
+    if kind != "extra_forbidden":
+        return InputError(position, _WANTED.get(kind, details["msg"]))
+    key = str(location[-1])
+    allowed = _SOURCE_KEYS if {"source", "sources"} & set(location[:-1]) else _VERSION_KEYS if location[:-1] else _KEYS
+    near = difflib.get_close_matches(key, allowed, n=1)
+    hint = f"did you mean '{near[0]}'?" if near else f"known here: {', '.join(allowed)}"
+    return InputError(position, f"there is no key '{key}' here", hint)
+
+
+class _Reader:
+    """Turns what was written into values, collecting faults."""
+
+    def __init__(self, path: Path, start: Position, root: Mapping) -> None:
+        self._path = path
+        self._start = start
+        self._root = root
+        self.faults: list[InputError] = []
+
+    def recipe(self, given: _Recipe) -> Recipe:
+        name = self._path.stem
+        if not NAME.fullmatch(name):
+            self._fault((), f"'{name}' cannot name a package", "letters, digits and _ + . - are allowed")
+        bodies = {given.version: None} if given.version is not None else given.versions or {}
+        variants = {
+            version: self._variant(version, given, body) for version, body in bodies.items() if version is not None
+        }
+        return Recipe(name, self._start, given.description, given.home, variants)
+
+    def _fault(self, location: tuple[int | str, ...], message: str, hint: str | None = None) -> None:
+        self.faults.append(InputError(_find(self._root, location)[1], message, hint))
+
+    def _variant(self, version: str, given: _Recipe, body: _Body | None) -> Variant:
+        name = self._path.stem
+        location = ("versions", version) if given.versions else ("version",)
+        _, position = _find(self._root, location)
+        if not _VERSION.fullmatch(version):
+            self._fault(location, f"'{version}' cannot be a version", "a version begins with a digit and has no blanks")
+        elif parse_drv_name(f"{name}-{version}") != (name, version):
+            split = parse_drv_name(f"{name}-{version}")[0]
+            self._fault(location, f"Nix would read the name '{name}' as '{split}'", "no digit after a dash in a name")
+        if (body and body.toolchain) is None and given.toolchain is None:
+            self._fault(location, "'toolchain' is missing", "write `toolchain: host`")
+        own = body is not None and (body.source is not None or body.sources is not None)
+        return Variant(
+            version=version,
+            sources=self._sources(body if own and body else given, location if own else (), version),
+            inputs=self._inputs(body, given, location),
+            build=(body and body.build) or given.build or "",
+            position=position,
+        )
+
+    def _inputs(self, body: _Body | None, given: _Recipe, location: tuple[str, ...]) -> tuple[Input, ...]:
+        own = body is not None and body.inputs is not None
+        written = (body.inputs if own and body else given.inputs) or []
+        place = (*location, "inputs") if own else ("inputs",)
+        found = []
+        for index, reference in enumerate(written):
+            _, position = _find(self._root, (*place, index))
+            name = reference.partition("@")[0]
+            if variable_name(name) in RESERVED:
+                self._fault((*place, index), f"the input '{name}' would hide the variable ${name} of the build script")
+            found.append(Input(reference, position))
+        return tuple(found)
+
+    def _sources(self, body: _Body, location: tuple[str, ...], version: str) -> tuple[SourceSpec, ...]:
+        if body.source is not None:
+            found = [self._source(body.source, (*location, "source"), version)]
+        else:
+            written = enumerate(body.sources or [])
+            found = [self._source(source, (*location, "sources", index), version) for index, source in written]
+        return tuple(source for source in found if source is not None)
+
+    def _source(self, given: _Source, location: tuple[int | str, ...], version: str) -> SourceSpec | None:
+        if given.path is not None:
+            return self._path_source(given.path, (*location, "path"))
+        digest = self._hash(given.sha256 or "", (*location, "sha256"))
+        if given.url is not None:
+            file = given.file or given.url.partition("?")[0].partition("#")[0].rstrip("/").rpartition("/")[2]
+            self._check_file(file, (*location, "file" if given.file else "url"))
+            return UrlSpec(given.url, file, digest) if digest else None
+        package = given.debsrc or ""
+        if not _DEBIAN.fullmatch(package):
+            self._fault((*location, "debsrc"), f"'{package}' cannot name a Debian source package")
+        file = given.file or f"{package}_{given.version or version}.orig.tar.gz"
+        self._check_file(file, (*location, "file" if given.file else "debsrc"))
+        return DebianSpec(package, file, digest) if digest else None
+
+    def _path_source(self, written: str, location: tuple[int | str, ...]) -> PathSpec | None:
+        _, position = _find(self._root, location)
+        if written.startswith(("/", "~")):
+            self._fault(location, f"'{written}' is not relative to the recipe", "keep sources beside the recipe")
+            return None
+        path = self._path.parent / written
+        if not path.exists():
+            self._fault(location, f"there is no file or directory '{written}' beside the recipe")
+            return None
+        return PathSpec(path, position)
+
+    def _hash(self, written: str, location: tuple[int | str, ...]) -> Hash | None:
+        try:
+            return Hash.parse(written, "sha256")
+        except FormatError as error:
+            self._fault(location, error.message, "64 hexadecimal digits, as sha256sum prints them")
+            return None
+
+    def _check_file(self, file: str, location: tuple[int | str, ...]) -> None:
+        if not _FILE.fullmatch(file):
+            self._fault(location, f"'{file}' cannot name a file in the store", "say another with `file:`")
+
+
+def variable_name(package: str) -> str:
+    """The variable under which a build script finds an input: `gnu-which` is $gnu_which."""
+    name = re.sub(r"[^A-Za-z0-9_]", "_", package)
+    return f"_{name}" if name[0].isdigit() else name

@@ -1,0 +1,295 @@
+"""Which builds are run, in which order, and how a run ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from reconciler.core.build.realise import BuildEvent, BuildOptions, realise
+from reconciler.core.errors import BuildError, StoreError
+from reconciler.core.nix.derivation import Output
+from reconciler.core.nix.hashes import Hash
+from reconciler.core.nix.store_path import StorePath
+from reconciler.core.store.store import Store
+from tests.core.build.helpers import DRIVER, PROJECT, derivation, output
+from tests.core.build.test_sandbox import running, seconds, wait_until_gone
+from tests.oracle import RealNix
+
+
+class Heard:
+    """The events of a run, with the thread that each came in."""
+
+    def __init__(self) -> None:
+        self.events: list[BuildEvent] = []
+        self.threads: set[int] = set()
+
+    def __call__(self, event: BuildEvent) -> None:
+        self.events.append(event)
+        self.threads.add(threading.get_ident())
+
+    def of(self, kind: str) -> list[str]:
+        """The names of the derivations that had an event of this kind, in order."""
+        return [
+            StorePath.parse(event.derivation).name.removesuffix(".drv") for event in self.events if event.kind == kind
+        ]
+
+
+def chain(store: Store, *names: str, script: str = "echo $name > $out") -> list[StorePath]:
+    """Derivations that need each the one before it."""
+    made: list[StorePath] = []
+    for name in names:
+        made.append(derivation(store, name, script, made[-1:]))
+    return made
+
+
+def test_inputs_are_built_first_and_each_once(store: Store, nix: RealNix) -> None:
+    heard = Heard()
+    base = derivation(store, "base", "echo > $out")
+    sides = [derivation(store, name, f"cat {output(store, base)} > $out", [base]) for name in ("left", "right")]
+    top = derivation(store, "top", "cat {} {} > $out".format(*(output(store, side) for side in sides)), sides)
+    done = realise(store, [top, *sides], BuildOptions(jobs=2, on_event=heard))
+    assert heard.of("start")[0] == "base"
+    assert heard.of("start")[-1] == "top"
+    assert sorted(heard.of("done")) == ["base", "left", "right", "top"]
+    assert set(done.built) == {base, top, *sides}
+    assert [info.path for info in done.outputs] == [output(store, drv) for drv in (top, *sides)]
+    assert heard.threads == {threading.get_ident()}
+    nix.verify()
+
+
+def test_what_is_valid_is_not_built_again(store: Store) -> None:
+    (base, top) = chain(store, "base", "top")
+    assert realise(store, [base]).built == (base,)
+    assert realise(store, [top]).built == (top,)
+    heard = Heard()
+    again = realise(store, [top], BuildOptions(on_event=heard))
+    assert (again.built, heard.events) == ((), [])
+    assert again.outputs[0].path == output(store, top)
+
+
+def test_inputs_of_what_is_valid_are_not_looked_at(store: Store, store_root: Path) -> None:
+    base, middle, top = chain(store, "base", "middle", "top")
+    realise(store, [middle])
+    file = Path(store.real(output(store, base)))
+    away = file.rename(store_root / "away")
+    assert realise(store, [top]).built == (top,)
+    away.rename(file)
+
+
+def test_builds_run_side_by_side(store: Store) -> None:
+    """Each of two builds prints until the other has printed: by themselves they would never end."""
+    heard = Heard()
+    drvs = [derivation(store, name, "echo here; sleep 1; touch $out") for name in ("one", "two")]
+    realise(store, drvs, BuildOptions(jobs=2, on_event=heard))
+    kinds = [event.kind for event in heard.events]
+    assert kinds.index("done") > max(index for index, kind in enumerate(kinds) if kind == "start")
+
+
+def test_one_job_means_one_build_at_a_time(store: Store) -> None:
+    heard = Heard()
+    realise(store, [derivation(store, name, "touch $out") for name in "abc"], BuildOptions(on_event=heard))
+    kinds = [event.kind for event in heard.events if event.kind != "log"]
+    assert kinds == ["start", "done"] * 3
+
+
+def test_a_failure_stops_what_runs_and_starts_nothing_new(store: Store, nix: RealNix) -> None:
+    heard = Heard()
+    mark = seconds()
+    slow = derivation(store, "slow", f"echo going; sleep {mark}")
+    bad = derivation(store, "bad", "sleep 0.5; echo it went wrong; exit 1")
+    after = derivation(store, "after", "touch $out", [bad])
+    with pytest.raises(BuildError, match=r"^bad could not be built: the builder failed with exit status 1") as error:
+        realise(store, [slow, after], BuildOptions(jobs=2, on_event=heard))
+    assert error.value.message.endswith("\n  it went wrong")
+    assert "after" not in heard.of("start")
+    assert wait_until_gone(mark)
+    assert not store.is_valid(output(store, bad))
+    nix.verify()
+
+
+def test_a_run_can_be_cancelled(store: Store) -> None:
+    mark = seconds()
+    drv = derivation(store, "endless", f"sleep {mark}")
+    begun = time.monotonic()
+    with pytest.raises(BuildError, match="cancelled"):
+        realise(store, [drv], BuildOptions(cancelled=lambda: time.monotonic() > begun + 1))
+    assert time.monotonic() - begun < 10
+    assert wait_until_gone(mark)
+
+
+def test_a_listener_that_raises_ends_the_run_and_its_builds(store: Store) -> None:
+    mark = seconds()
+    drv = derivation(store, "chatty", f"sleep {mark} & while true; do seq 100000; done")
+
+    def listen(event: BuildEvent) -> None:
+        if event.kind == "log":
+            raise ConnectionError("nobody is there any more")
+
+    with pytest.raises(ConnectionError):
+        realise(store, [drv], BuildOptions(on_event=listen))
+    assert wait_until_gone(mark)
+
+
+def test_every_line_of_a_build_that_prints_faster_than_one_listens_is_heard(store: Store) -> None:
+    heard = Heard()
+    drv = derivation(store, "fast", "seq 20000; touch $out")
+    realise(store, [drv], BuildOptions(on_event=heard))
+    assert [event.detail for event in heard.events if event.kind == "log"] == [str(n) for n in range(1, 20001)]
+
+
+def test_a_failed_build_can_be_kept(store: Store) -> None:
+    drv = derivation(store, "kept", "echo evidence > /build/file; exit 1")
+    with pytest.raises(BuildError) as error:
+        realise(store, [drv], BuildOptions(keep_failed=True))
+    assert error.value.hint is not None
+    directory = Path(error.value.hint.rpartition("the build directory is kept: ")[2])
+    assert (directory / "build/file").read_text() == "evidence\n"
+    with pytest.raises(BuildError):
+        realise(store, [drv])
+    assert (directory / "build/file").exists()
+
+
+def test_a_derivation_that_is_not_in_the_store_is_an_error(store: Store) -> None:
+    with pytest.raises(StoreError, match="is not valid"):
+        realise(store, [StorePath.parse(f"/nix/store/{'0' * 32}-x.drv")])
+
+
+UNSUPPORTED = {
+    "another architecture": ({"system": "sparc-linux"}, "is to be built on sparc-linux, and this is "),
+    "another toolchain": (
+        {"toolchain": "host-0123"},
+        "is to be built with the toolchain host-0123, and this host has host-",
+    ),
+    "a builtin that there is not": (
+        {"builder": "builtin:unpack-channel"},
+        "there is no builder 'builtin:unpack-channel'",
+    ),
+    "structured attributes": ({"__json": "{}"}, "uses '__json', which is not supported"),
+    "checks of references": ({"disallowedReferences": "x"}, "uses 'disallowedReferences', which is not supported"),
+    "a feature": ({"requiredSystemFeatures": "big-parallel kvm"}, "needs a builder with the features kvm"),
+}
+
+
+@pytest.mark.parametrize("what", UNSUPPORTED)
+def test_what_cannot_be_built_here_is_refused_before_anything_is_built(store: Store, what: str) -> None:
+    variables, message = UNSUPPORTED[what]
+    heard = Heard()
+    fine = derivation(store, "fine", "touch $out")
+    drv = derivation(store, "odd", "touch $out", [fine], outputs=None, **variables)
+    with pytest.raises(BuildError, match=message):
+        realise(store, [drv], BuildOptions(on_event=heard))
+    assert heard.events == []
+
+
+def test_outputs_that_refer_to_each_other_are_refused(store: Store, nix: RealNix) -> None:
+    drv = derivation(
+        store, "circle", "echo $b > $out; echo $out > $b", outputs={"out": Output(None), "b": Output(None)}
+    )
+    with pytest.raises(BuildError, match="refer to each other in a circle"):
+        realise(store, [drv])
+    nix.verify()
+
+
+def test_a_builder_that_is_not_there_is_told(store: Store) -> None:
+    """Without a toolchain a build sees its inputs, and so no shell."""
+    with pytest.raises(BuildError) as error:
+        realise(store, [derivation(store, "bare", "true", toolchain="")])
+    assert error.value.message == "bare could not be built: executing /bin/sh: No such file or directory"
+    assert error.value.hint == "a builder lies in an input, or in the host toolchain where one is named"
+
+
+def fixed(store: Store, name: str, script: str, content: bytes) -> StorePath:
+    digest = Hash.sha256(content).base16
+    return derivation(
+        store,
+        name,
+        script,
+        outputs={"out": Output(None, "sha256", digest)},
+        outputHash=digest,
+        outputHashAlgo="sha256",
+        outputHashMode="flat",
+    )
+
+
+def test_a_wrong_hash_shows_both_and_how_to_accept_the_new_one(store: Store, nix: RealNix) -> None:
+    drv = fixed(store, "tarball", "printf new > $out", b"old")
+    with pytest.raises(BuildError) as error:
+        realise(store, [drv])
+    old, new = Hash.sha256(b"old"), Hash.sha256(b"new")
+    assert error.value.message == (
+        f"tarball could not be built: {output(store, drv)} is not what its hash says\n"
+        f"  wanted  sha256:{old.base16}\n"
+        f"  found   sha256:{new.base16}"
+    )
+    assert error.value.hint == f"where the new content is right, accept it: write  sha256: {new.base16}  in the recipe"
+    assert not store.is_valid(output(store, drv))
+    nix.verify()
+
+
+def test_a_fixed_output_may_not_be_executable_or_refer_to_anything(store: Store) -> None:
+    with pytest.raises(BuildError, match="must be a regular file that is not executable"):
+        realise(store, [fixed(store, "program", "printf x > $out; chmod 755 $out", b"x")])
+    base = derivation(store, "base", "touch $out")
+    text = str(output(store, base)).encode()
+    digest = Hash.sha256(text).base16
+    drv = derivation(
+        store, "refers", f"printf {text.decode()} > $out", [base], outputs={"out": Output(None, "sha256", digest)}
+    )
+    with pytest.raises(BuildError, match="has a fixed hash, and so may not refer to"):
+        realise(store, [drv])
+
+
+def start_driver(root: Path, script: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-I", "-S", str(DRIVER), str(PROJECT)]
+    driver = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert driver.stdin is not None
+    driver.stdin.write(json.dumps({"root": str(root), "name": "shared", "script": script}))
+    driver.stdin.close()
+    return driver
+
+
+def test_two_processes_that_want_one_output_build_it_once(store_root: Path, nix: RealNix) -> None:
+    mark = f"4.{seconds().rpartition('.')[2]}"
+    script = f"echo built; sleep {mark}; date +%N > $out"
+    drivers = [start_driver(store_root, script)]
+    while not running(mark):
+        time.sleep(0.02)
+    drivers.append(start_driver(store_root, script))
+    answers = []
+    for driver in drivers:
+        assert driver.stdout is not None
+        answers.append(json.loads(driver.stdout.read()))
+        driver.stdout.close()
+        assert driver.wait(timeout=60) == 0
+    assert answers[0]["output"] == answers[1]["output"]
+    assert sorted(answer["log"] for answer in answers) == [
+        ["another process is building shared: waiting for it"],
+        ["built"],
+    ]
+    nix.verify()
+
+
+def test_a_killed_run_leaves_no_process_and_the_next_run_removes_its_directory(store_root: Path, nix: RealNix) -> None:
+    mark = seconds()
+    driver = start_driver(store_root, f"touch /build/file; sleep {mark}; touch $out")
+    while not running(mark):
+        time.sleep(0.02)
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    assert driver.stdout is not None
+    driver.stdout.close()
+    assert wait_until_gone(mark)
+    builds = store_root / "nix/var/nix/builds"
+    assert len(os.listdir(builds)) == 2
+    with Store.open(str(store_root)) as store:
+        realise(store, [derivation(store, "next", "touch $out")])
+    assert os.listdir(builds) == []
+    nix.verify()
