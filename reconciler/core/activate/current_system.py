@@ -1,0 +1,111 @@
+"""Which system profile runs: /run/current-system, and what roots it.
+
+    /run/current-system                         -> the toplevel's store path; volatile
+    /run/booted-system                          whoever boots the host makes it; untouched here
+    /nix/var/nix/gcroots/current-system         -> /run/current-system
+    /etc/tmpfiles.d/reconciler.conf             makes /run/current-system at boot: -> /nix/var/nix/profiles/system
+
+After a boot the link leads through the profile. It is pinned to the store path before the profile is switched, so that
+what runs changes only when it is told to. `root` is where the host's root directory is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+from reconciler.core import fs
+from reconciler.core.errors import RefusedError, StoreError
+from reconciler.core.nix.store_path import STORE_DIR, StorePath
+from reconciler.core.profile.toplevel import INTERFACE, interface_version
+
+CURRENT = "/run/current-system"
+BOOTED = "/run/booted-system"
+GC_ROOTS = "/nix/var/nix/gcroots"
+_LINK_LIMIT = 10
+
+
+def under(root: str, path: str) -> str:
+    """Where the host's absolute `path` really is."""
+    return os.path.join(root, path.lstrip("/"))
+
+
+def running(root: str = "/") -> str:
+    """The store path that /run/current-system leads to; empty when it leads to none."""
+    return _store_path_behind(CURRENT, root)
+
+
+def booted(root: str = "/") -> str:
+    """The store path that /run/booted-system leads to; empty when it leads to none."""
+    return _store_path_behind(BOOTED, root)
+
+
+def _store_path_behind(path: str, root: str) -> str:
+    for _ in range(_LINK_LIMIT):
+        try:
+            target = os.readlink(under(root, path))
+        except OSError:
+            return ""
+        path = os.path.normpath(os.path.join(os.path.dirname(path), target))
+        if path.startswith(STORE_DIR + "/"):
+            return path
+    return ""
+
+
+def check(toplevel: StorePath, root: str = "/") -> None:
+    """RefusedError when this host cannot put the system profile `toplevel` (in its store already) to work."""
+    real = under(root, str(toplevel))
+    if os.path.lexists(under(root, "/etc/NIXOS")):
+        raise RefusedError("this is a NixOS host: its system profile takes NixOS toplevels only")
+    version = interface_version(real)
+    if version is None:
+        raise RefusedError(f"{toplevel} is not a system profile of ours")
+    if version > INTERFACE:
+        raise RefusedError(
+            f"{toplevel} has interface version {version}; this agent knows versions up to {INTERFACE}",
+            "deploy with the newer reconciler that made it",
+        )
+
+
+def raw_target(root: str = "/") -> str | None:
+    """The text of /run/current-system's link, for putting it back; None when there is none."""
+    try:
+        return os.readlink(under(root, CURRENT))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise StoreError(f"{CURRENT} is not a link", "move it away, then deploy again") from error
+
+
+def activate(toplevel: str, root: str = "/") -> None:
+    """Make `toplevel` what runs, and a root of the garbage collector while it does."""
+    point_at(toplevel, root)
+    for name, path in (("current-system", CURRENT), ("booted-system", BOOTED)):
+        link = under(root, f"{GC_ROOTS}/{name}")
+        if not os.path.lexists(link):
+            fs.ensure_directory(os.path.dirname(link))
+            fs.replace_symlink(path, link)
+
+
+def point_at(target: str, root: str = "/") -> None:
+    """Make /run/current-system a link to exactly `target`."""
+    raw_target(root)
+    fs.ensure_directory(under(root, os.path.dirname(CURRENT)))
+    fs.replace_symlink(target, under(root, CURRENT), durable=False)  # a tmpfs
+
+
+def pin(root: str = "/") -> None:
+    """Where /run/current-system leads through the profile, make it lead to the store path that this is now."""
+    path = running(root)
+    if path and raw_target(root) != path:
+        activate(path, root)
+
+
+def deactivate(root: str = "/") -> None:
+    """Nothing of ours runs: take /run/current-system and its root away."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(under(root, CURRENT))
+    link = under(root, f"{GC_ROOTS}/current-system")
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(link)
+        fs.fsync_directory(os.path.dirname(link))

@@ -1,0 +1,106 @@
+"""Where everything stands on a managed host, below whatever root directory it is looked at through."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from reconciler.core.errors import RefusedError
+from reconciler.core.fs import FileLock
+
+if TYPE_CHECKING:  # probes that need no database do not load one
+    from reconciler.core.store.store import Store
+
+DATABASE = "/nix/var/nix/db/db.sqlite"
+OWN_STATE = "/nix/var/reconciler"
+PROFILES = "/nix/var/nix/profiles"
+SYSTEM_PROFILE = "/nix/var/nix/profiles/system"
+STAGE_ROOTS = "/nix/var/nix/gcroots/reconciler"
+
+
+@dataclass
+class Session:
+    """What this agent holds until it ends: the host's lock, for which deployment."""
+
+    lock: FileLock | None = None
+    deployment: str = ""
+
+
+@dataclass(frozen=True)
+class Host:
+    """The host whose root directory is `root`. Paths in messages are the host's own; `path` says where they are."""
+
+    root: str = "/"
+    session: Session = field(default_factory=Session, compare=False, repr=False)
+
+    def path(self, logical: str) -> str:
+        """Where the host's absolute path `logical` really is."""
+        return os.path.join(self.root, logical.lstrip("/"))
+
+    @property
+    def name(self) -> str:
+        """What the host calls itself, for errors."""
+        return os.uname().nodename
+
+    def existing(self, path: str) -> str:
+        """Where `path` is, or the nearest directory above it that is there."""
+        while path != "/" and not os.path.exists(self.path(path)):
+            path = os.path.dirname(path)
+        return self.path(path)
+
+    @property
+    def own_state(self) -> str:
+        return self.path(OWN_STATE)
+
+    @property
+    def history(self) -> str:
+        return self.path(f"{OWN_STATE}/history")
+
+    @property
+    def lock(self) -> str:
+        return self.path(f"{OWN_STATE}/lock")
+
+    @property
+    def switching(self) -> str:
+        """The record of a switch that is under way."""
+        return self.path(f"{OWN_STATE}/switching")
+
+    @property
+    def nix_version(self) -> str:
+        """Where the version of the host's own Nix is kept: asking it takes longer than all the rest of a probe."""
+        return self.path(f"{OWN_STATE}/nix-version")
+
+    @property
+    def system_profile(self) -> str:
+        return self.path(SYSTEM_PROFILE)
+
+    @property
+    def database(self) -> str:
+        return self.path(DATABASE)
+
+    @property
+    def managed(self) -> bool:
+        return os.path.isdir(self.own_state)
+
+    def stage_root(self, profile: str) -> str:
+        """The collector's root of what is staged for `profile` (`system`, `user/NAME`)."""
+        return self.path(f"{STAGE_ROOTS}/{profile}")
+
+    def open_store(self, create: bool = False) -> Store:
+        """The host's store; a first deployment makes it (`create`). StoreError when it cannot be used."""
+        from reconciler.core.store.store import Store
+
+        return Store.open(self.root, create)
+
+    @property
+    def unprivileged(self) -> str:
+        """Why this process may not deploy here; empty when it may."""
+        own_store = os.access(self.existing("/nix/store"), os.W_OK) and os.access(self.existing(DATABASE), os.W_OK)
+        if os.geteuid() == 0 or own_store:
+            return ""
+        return f"not root (uid {os.geteuid()}), and no store of one's own: /nix belongs to another user"
+
+    def require_privilege(self) -> None:
+        if self.unprivileged:
+            raise RefusedError(f"{self.name}: {self.unprivileged}", "ansible_become: true, or log in as root")

@@ -1,0 +1,267 @@
+"""Looking at a host: what it is, what its profiles are, whether they are whole. Leaves nothing behind.
+
+A no-op costs one login and one such look, so it reads what it can without the store's database, and the database once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import sys
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from reconciler.core.activate import current_system
+from reconciler.core.agent import history, lock, nix, profiles, recovery
+from reconciler.core.agent.host import PROFILES, Host
+from reconciler.core.agent.messages import (
+    Generation,
+    GenerationsReply,
+    HistoryEntry,
+    Observation,
+    ObserveRequest,
+    ProfilesRequest,
+    ProfileState,
+)
+from reconciler.core.agent.profiles import Found
+from reconciler.core.errors import FormatError, ReconcilerError
+from reconciler.core.nix.store_path import StorePath
+from reconciler.core.profile.names import ProfileId
+
+if TYPE_CHECKING:  # a host without profiles of ours needs no database
+    from reconciler.core.store.store import Store
+
+_MACHINES = {"i386": "i686", "i486": "i686", "i586": "i686", "arm64": "aarch64", "amd64": "x86_64"}
+_DISTRIBUTIONS = {"debian": "Debian", "rhel": "RHEL", "rocky": "Rocky", "almalinux": "AlmaLinux"}
+_SYSTEMD = ("/usr/lib/systemd", "/lib/systemd", "/usr/lib64/systemd", "/run/current-system/systemd/lib/systemd")
+_SYSTEMD_LIBRARY = "libsystemd-shared-"
+
+
+def observe(host: Host, request: ObserveRequest) -> Observation:
+    """Everything a plan needs to know of the host."""
+    problems = list(_problems(host))
+    entries, problem = _entries(host)
+    users = dict.fromkeys(request.users) | dict.fromkeys(sorted(_in_history(entries)))
+    found = [profiles.find(host, one) for one in (ProfileId.SYSTEM, *(ProfileId(user) for user in users))]
+    with _Questions(host) as store:
+        states = tuple(_state(host, store, one, entries) for one in found)
+        valid = store.valid(request.paths)
+        problems += [one for one in (problem, store.problem) if one]
+    space = _space(host)
+    machine_id = _first_line(host.path("/etc/machine-id"))
+    return Observation(
+        hostname=os.uname().nodename,
+        machine_id=machine_id,
+        boot_id=_first_line("/proc/sys/kernel/random/boot_id"),
+        system=architecture(),
+        os=_distribution(host),
+        python=".".join(str(part) for part in sys.version_info[:3]),
+        uid=os.geteuid(),
+        managed=host.managed,
+        nix=nix.version(host),
+        store_free=space.f_bavail * space.f_frsize,
+        store_total=space.f_blocks * space.f_frsize,
+        systemd=_systemd(host),
+        running=current_system.running(host.root),
+        booted=current_system.booted(host.root),
+        profiles=states,
+        valid=valid,
+        lock=lock.owner(host),
+        problems=tuple(problems),
+    )
+
+
+def generations(host: Host, request: ProfilesRequest) -> GenerationsReply:
+    """The generations of the profiles asked for; of none: the system's, and those of every user that has some."""
+    if request.profiles:
+        wanted = [ProfileId.parse(name) for name in request.profiles]
+    else:
+        wanted = [ProfileId.SYSTEM, *(ProfileId(user) for user in _users(host))]
+    reply: dict[str, tuple[Generation, ...]] = {}
+    for profile in wanted:
+        found = profiles.find(host, profile)
+        if found.problem and request.profiles:
+            raise ReconcilerError(f"{profile.label}: {found.problem}")
+        if found.generations or request.profiles or profile.is_system:
+            reply[str(profile)] = tuple(
+                dataclasses.replace(each, packages=_packages(host, profile, each.path)) for each in found.generations
+            )
+    return GenerationsReply(reply)
+
+
+def _users(host: Host) -> list[str]:
+    """Users that have a profile by Nix's default, or one of ours by the history."""
+    users = _in_history(recovery.entries(host))
+    with contextlib.suppress(OSError):  # nobody has one there
+        users.update(os.listdir(host.path(f"{PROFILES}/per-user")))
+    return sorted(users)
+
+
+def _in_history(entries: Iterable[HistoryEntry]) -> set[str]:
+    return {ProfileId.parse(entry.profile).user for entry in entries} - {""}
+
+
+# --- profiles ---------------------------------------------------------------------------------------------------------
+
+
+class _Questions:
+    """What is asked of the store, which is opened at the first question; a host without one is simply empty."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._store: Store | None = None
+        self.problem = ""
+
+    def __enter__(self) -> _Questions:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._store is not None:
+            self._store.close()
+
+    def _open(self) -> Store | None:
+        if self._store is None and not self.problem and os.path.exists(self._host.database):
+            try:
+                self._store = self._host.open_store()
+            except ReconcilerError as error:
+                self.problem = error.message
+        return self._store
+
+    def valid(self, paths: Iterable[str]) -> tuple[str, ...]:
+        wanted = [StorePath.parse(path) for path in paths]
+        try:
+            store = self._open() if wanted else None
+            return tuple(sorted(str(path) for path in store.valid(wanted))) if store is not None else ()
+        except ReconcilerError as error:
+            self.problem = error.message
+            return ()
+
+    def complete(self, path: str) -> bool:
+        """Whether the closure of `path` is valid, and its files are there."""
+        try:
+            store = self._open()
+            if store is None:
+                return False
+            return all(os.path.lexists(store.real(one)) for one in store.closure([StorePath.parse(path)]))
+        except ReconcilerError:
+            return False
+
+
+def _state(host: Host, store: _Questions, found: Found, entries: tuple[HistoryEntry, ...]) -> ProfileState:
+    profile = str(found.profile)
+    return ProfileState(
+        profile=profile,
+        link=found.link,
+        current=found.current,
+        highest=found.highest,
+        highest_path=found.generations[-1].path if found.generations else "",
+        packages=_packages(host, found.profile, found.current.path if found.current else ""),
+        complete=found.current is None or store.complete(found.current.path),
+        last=history.latest(entries, profile),
+        undone=history.undone(entries, profile),
+        problem=found.problem,
+    )
+
+
+def _packages(host: Host, profile: ProfileId, generation: str) -> tuple[str, ...]:
+    """The packages of one generation's environment; none where that cannot be told."""
+    if not generation:
+        return ()
+    from reconciler.core.profile import environment, toplevel
+
+    path: StorePath | None
+    try:
+        path = StorePath.parse(generation)
+    except FormatError:
+        return ()
+    if profile.is_system:
+        path = toplevel.sw_of(host.path(str(path)))
+    if path is None:
+        return ()
+    view = _View(host.path("/nix/store"))
+    return tuple(str(package) for package in environment.manifest_packages(view, path))
+
+
+class _View:
+    """A store's files, without its database."""
+
+    def __init__(self, store_dir: str) -> None:
+        self.store_dir = store_dir
+
+
+def _entries(host: Host) -> tuple[tuple[HistoryEntry, ...], str]:
+    try:
+        return recovery.entries(host), ""
+    except (ReconcilerError, OSError) as error:
+        return (), str(error)
+
+
+# --- the host itself --------------------------------------------------------------------------------------------------
+
+
+def _problems(host: Host) -> Iterable[str]:
+    """What makes the host unfit for any deployment."""
+    from importlib.util import find_spec
+
+    for module, package in (("_sqlite3", "sqlite3"), ("_ctypes", "ctypes")):
+        if find_spec(module) is None:
+            yield f"this Python ({sys.executable}) has no {package}"
+    if host.unprivileged:
+        yield host.unprivileged
+    for path in ("/nix", "/nix/store"):
+        if os.path.islink(host.path(path)):
+            yield f"{path} is a link: a store cannot lie behind one"
+    where = host.existing("/nix/var/nix")
+    if os.statvfs(where).f_flag & os.ST_RDONLY:
+        yield f"{where if host.root == '/' else '/nix/var/nix'} is on a file system that is mounted read-only"
+
+
+def architecture() -> str:
+    """Nix's word for this machine: `x86_64-linux`."""
+    machine = os.uname().machine
+    return f"{_MACHINES.get(machine, machine)}-linux"
+
+
+def _distribution(host: Host) -> str:
+    """`Debian 12`, by os-release."""
+    values = {}
+    for file in ("/etc/os-release", "/usr/lib/os-release"):
+        try:
+            with open(host.path(file), encoding="utf-8", errors="replace") as lines:
+                for line in lines:
+                    name, _, value = line.strip().partition("=")
+                    values[name] = value.strip("\"'")
+            break
+        except OSError:
+            continue
+    name = _DISTRIBUTIONS.get(values.get("ID", ""), values.get("NAME", "Linux"))
+    return f"{name} {values['VERSION_ID']}" if values.get("VERSION_ID") else name
+
+
+def _systemd(host: Host) -> int:
+    """The version of the systemd that runs the host; 0 when none does."""
+    if not os.path.isdir(host.path("/run/systemd/system")):
+        return 0
+    for place in _SYSTEMD:
+        try:
+            names = os.listdir(host.path(place))
+        except OSError:
+            continue
+        for name in names:
+            digits = name[len(_SYSTEMD_LIBRARY) :].partition(".")[0] if name.startswith(_SYSTEMD_LIBRARY) else ""
+            if digits.isdigit():
+                return int(digits)
+    return 0
+
+
+def _space(host: Host) -> os.statvfs_result:
+    return os.statvfs(host.existing("/nix/store"))
+
+
+def _first_line(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.readline().strip()
+    except OSError:
+        return ""

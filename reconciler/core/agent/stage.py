@@ -1,0 +1,78 @@
+"""Staging: everything a switch needs is on the host, whole, and kept; nothing that runs has changed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable
+
+from reconciler.core.activate import current_system
+from reconciler.core.agent import lock, profiles
+from reconciler.core.agent.host import STAGE_ROOTS, Host
+from reconciler.core.agent.messages import StageReply, StageRequest
+from reconciler.core.errors import ReconcilerError, StoreError
+from reconciler.core.nix.store_path import StorePath
+from reconciler.core.profile.names import ProfileId
+from reconciler.core.store.store import Store
+
+
+def stage(host: Host, request: StageRequest) -> StageReply:
+    """Root what each profile is to point at, and check that it could be switched.
+
+    StoreError when a closure is not complete: the copy was not. What makes one profile unfit (no such account, a home
+    that is not there) is told in `problems` and fails that profile only. Roots of an earlier stage are freed.
+    """
+    lock.require(host, request.deployment)
+    wanted = {ProfileId.parse(name): StorePath.parse(path) for name, path in request.profiles.items()}
+    problems: dict[str, str] = {}
+    with host.open_store() as store:
+        for profile, path in wanted.items():
+            store.add_root(host.stage_root(str(profile)), path)
+        _free_others(host, store, {str(profile) for profile in wanted})
+        check_closures(store, wanted.values())
+        for profile, path in wanted.items():
+            problem = _problem(host, profile, path)
+            if problem:
+                problems[str(profile)] = problem
+                store.remove_root(host.stage_root(str(profile)))
+    return StageReply(tuple(str(profile) for profile in wanted if str(profile) not in problems), problems)
+
+
+def check_closures(store: Store, paths: Iterable[StorePath]) -> None:
+    """StoreError unless each path, and all it refers to, is valid and its files are there."""
+    for path in store.closure(paths):
+        if not os.path.lexists(store.real(path)):
+            raise StoreError(f"{path} is registered, but its files are not there", "nix-store --verify shows what else")
+
+
+def free(host: Host, store: Store, profile: str) -> None:
+    """The switch has been made: what it made current is a root of its own."""
+    store.remove_root(host.stage_root(profile))
+
+
+def _problem(host: Host, profile: ProfileId, path: StorePath) -> str:
+    found = profiles.find(host, profile)
+    if found.problem or not profile.is_system:
+        return found.problem
+    try:
+        current_system.check(path, host.root)
+        current_system.raw_target(host.root)
+    except ReconcilerError as error:
+        return error.message
+    return ""
+
+
+def _free_others(host: Host, store: Store, keep: set[str]) -> None:
+    for name in _staged(host):
+        if name not in keep:
+            store.remove_root(host.stage_root(name))
+
+
+def _staged(host: Host) -> list[str]:
+    """The profiles that something is staged for."""
+    top = host.path(STAGE_ROOTS)
+    found = []
+    with contextlib.suppress(FileNotFoundError):
+        found += [name for name in os.listdir(top) if os.path.islink(os.path.join(top, name))]
+        found += [f"user/{name}" for name in os.listdir(os.path.join(top, "user"))]
+    return found

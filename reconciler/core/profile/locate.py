@@ -1,0 +1,225 @@
+"""A user's profile: where it stands, and reading and changing it as that user.
+
+    ~/.nix-profile -> P                 P, after one readlink, as Nix does
+    ~/.local/state/nix/profile -> P     P (use-xdg-base-directories)
+    ~/.local/state/nix/profiles/profile that, when it is there
+    /nix/var/nix/profiles/per-user/USER/profile     else
+
+In the last two cases ~/.nix-profile is made when the profile is first switched. Paths here are as the host sees them;
+`root` is where its root directory is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from reconciler.core import fs
+from reconciler.core.errors import StoreError
+from reconciler.core.profile import switching, walk
+from reconciler.core.profile.accounts import Account, as_user, find_account, refuse_foreign_writers
+from reconciler.core.profile.generations import Generation, Generations, Recorded
+from reconciler.core.profile.switching import Applied, Before, Step
+
+PER_USER = "/nix/var/nix/profiles/per-user"
+HOME_LINK = ".nix-profile"
+_XDG_LINK = ".local/state/nix/profile"
+_XDG_PROFILE = ".local/state/nix/profiles/profile"
+_NOTHING = Before(None, None, 0)
+
+
+@dataclass(frozen=True)
+class UserProfile:
+    """What was found of a user's profile. `home_link` is what ~/.nix-profile is to lead to when it must be made."""
+
+    link: str
+    home_link: str
+    before: Before
+    generations: tuple[Generation, ...]
+
+    @property
+    def current(self) -> Recorded | None:
+        return self.before.current
+
+
+def account_of(user: str, root: str = "/") -> Account:
+    """StoreError when there is no such account."""
+    account = find_account(user, root)
+    if account is None:
+        raise StoreError(f"there is no account '{user}'")
+    return account
+
+
+def default_link(user: str) -> str:
+    return f"{PER_USER}/{user}/profile"
+
+
+def user_profile_link(user: str, root: str = "/") -> str:
+    """Where the profile of `user` stands or would stand. StoreError without account or home."""
+    return read(account_of(user, root), root).link
+
+
+def read(account: Account, root: str = "/") -> UserProfile:
+    """Look at the profile as its user. StoreError says why it cannot be deployed, where that is so."""
+    found = as_user(account, _read, root=root)
+    generations = tuple(Generation(*one) for one in found["generations"])
+    return UserProfile(found["link"], found["home_link"], Before.from_plain(found["before"]), generations)
+
+
+def prepare(account: Account, link: str, root: str = "/") -> None:
+    """Make the user's own directory under per-user when the profile belongs there and it is missing.
+
+    Root's part: the directory above is root's. StoreError when it, or what stands there, cannot be trusted.
+    """
+    if os.path.dirname(link) != f"{PER_USER}/{account.name}":
+        return
+    above = os.path.join(root, PER_USER.lstrip("/"))
+    fs.ensure_directory(above)
+    root_fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        directory = walk.open_directory(root_fd, PER_USER)
+    finally:
+        os.close(root_fd)
+    try:
+        owner = Account("root", os.geteuid(), os.getegid(), "/", private_group=True)
+        refuse_foreign_writers(os.fstat(directory), PER_USER, owner)
+        _make_owned(directory, account)
+    finally:
+        os.close(directory)
+
+
+def _make_owned(directory: int, account: Account) -> None:
+    """The user's directory below `directory`. Until it is the user's nobody else can put anything into it, so an empty
+    one that still is root's was left by an interrupted run and is finished here."""
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(account.name, 0o755, dir_fd=directory)
+    fd = os.open(account.name, fs.OPEN_DIRECTORY, dir_fd=directory)
+    try:
+        status = os.fstat(fd)
+        if status.st_uid != account.uid and status.st_uid == os.geteuid() and not os.listdir(fd):
+            os.fchmod(fd, 0o755)
+            os.fchown(fd, account.uid, account.gid)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    fs.fsync_directory(directory)
+
+
+def change(account: Account, found: UserProfile, step: Step, root: str = "/") -> Applied:
+    """Make the change as the user. RefusedError, with nothing changed, when the profile is not what the step expects;
+    after any other error, `restore`."""
+    prepare(account, found.link, root)
+    return Applied.from_plain(as_user(account, _change, found.link, found.home_link, step.to_plain(), root=root))
+
+
+def restore(account: Account, found: UserProfile, step: Step, root: str = "/") -> None:
+    """Put back, as the user, what was found, ~/.nix-profile included, whatever of the step was done."""
+    plain = {"before": found.before.to_plain(), "step": step.to_plain()}
+    as_user(account, _restore, found.link, found.home_link, plain, root=root)
+
+
+# --- in the child -----------------------------------------------------------------------------------------------------
+
+
+def _read(root: int, account: Account) -> dict[str, Any]:
+    with _home(root, account) as home:
+        link, home_link = _find(home, account)
+        try:
+            with _profile(root, home, account, link, create=False) as generations:
+                before, everything = Before.of(generations), generations.list()
+        except FileNotFoundError:
+            before, everything = _NOTHING, []
+    plain = [[one.number, one.path, one.created, one.current, one.link] for one in everything]
+    return {"link": link, "home_link": home_link, "before": before.to_plain(), "generations": plain}
+
+
+def _change(root: int, account: Account, link: str, home_link: str, step: dict[str, Any]) -> dict[str, Any]:
+    with _home(root, account) as home, _profile(root, home, account, link, create=True) as generations:
+        applied = switching.apply(generations, Step.from_plain(step))
+        if home_link and step["to"]:
+            _link_home(home, home_link)
+    return applied.to_plain()
+
+
+def _restore(root: int, account: Account, link: str, home_link: str, plain: dict[str, Any]) -> None:
+    before, step = Before.from_plain(plain["before"]), Step.from_plain(plain["step"])
+    with _home(root, account) as home:
+        with contextlib.suppress(FileNotFoundError), _profile(root, home, account, link, create=False) as generations:
+            switching.restore(generations, before, step)
+        if home_link and _target(home, HOME_LINK, account) == home_link:
+            os.unlink(HOME_LINK, dir_fd=home)
+            fs.fsync_directory(home)
+
+
+def _link_home(home: int, target: str) -> None:
+    """Make ~/.nix-profile. A home that the user may not write to (a service's) goes without: PATH then takes the
+    profile from per-user."""
+    with contextlib.suppress(FileExistsError, PermissionError):
+        os.symlink(target, HOME_LINK, dir_fd=home)
+        fs.fsync_directory(home)
+
+
+@contextlib.contextmanager
+def _home(root: int, account: Account) -> Iterator[int]:
+    try:
+        home = walk.open_directory(root, account.home)
+    except (FileNotFoundError, NotADirectoryError):
+        raise StoreError(f"the home of {account.name}, {account.home}, does not exist") from None
+    except PermissionError:
+        raise StoreError(f"{account.name} may not enter the home {account.home}") from None
+    try:
+        refuse_foreign_writers(os.fstat(home), account.home, account, or_root=True)
+        yield home
+    finally:
+        os.close(home)
+
+
+def _find(home: int, account: Account) -> tuple[str, str]:
+    """Where the profile is, and where ~/.nix-profile is to lead when it is missing (else empty)."""
+    for name in (HOME_LINK, _XDG_LINK):
+        target = _target(home, name, account)
+        if target is not None:
+            link = os.path.normpath(os.path.join(account.home, os.path.dirname(name), target))
+            if link.startswith("/nix/store/"):
+                raise StoreError(f"{account.home}/{name} leads into the store, not to a profile")
+            return link, ""
+    link = os.path.join(account.home, _XDG_PROFILE)
+    if _target(home, _XDG_PROFILE, account) is None:
+        link = default_link(account.name)
+    return link, link
+
+
+def _target(home: int, path: str, account: Account) -> str | None:
+    """Where the link `path` in the home leads; None when nothing is there. StoreError when it is no link."""
+    parent, name = os.path.split(path)
+    try:
+        directory = walk.open_below(home, parent, account.home)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    try:
+        return os.readlink(name, dir_fd=directory)
+    except FileNotFoundError:
+        return None
+    except OSError:
+        raise StoreError(f"{account.home}/{path} is not a link", "move it away, then deploy again") from None
+    finally:
+        os.close(directory)
+
+
+@contextlib.contextmanager
+def _profile(root: int, home: int, account: Account, link: str, create: bool) -> Iterator[Generations]:
+    """The profile `link`; its directory must be the user's, and nobody else's to write to."""
+    parent, name = os.path.split(link)
+    below = os.path.relpath(parent, account.home)
+    if below == ".." or below.startswith("../"):
+        directory = walk.open_directory(root, parent)
+    else:
+        directory = walk.open_below(home, "" if below == "." else below, account.home, create)
+    try:
+        refuse_foreign_writers(os.fstat(directory), parent, account)
+        yield Generations(directory, name, link)
+    finally:
+        os.close(directory)
