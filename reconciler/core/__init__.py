@@ -1,1 +1,1 @@
-"""What runs at both ends: the controller imports it, the agent ships it. Standard library only, Python 3.9 and later."""
+"""What runs at both ends: the controller imports it, the agent ships it. Python 3.9's standard library alone."""

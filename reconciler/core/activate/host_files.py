@@ -9,10 +9,10 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from dataclasses import dataclass
 
 from reconciler.core import fs
 from reconciler.core.activate.current_system import under
+from reconciler.core.values import value
 
 MARK = "# Written by reconciler"
 _NOTE = f"{MARK}; the next deployment undoes what is changed here.\n"
@@ -111,7 +111,7 @@ end
 _BOOT = _NOTE + "L /run/current-system - - - - /nix/var/nix/profiles/system\n"
 
 
-@dataclass(frozen=True)
+@value
 class HostFile:
     """`mode`: its permission bits. `only_with`: the file is made only where this directory exists already."""
 
@@ -120,7 +120,7 @@ class HostFile:
     only_with: str = ""
 
 
-@dataclass(frozen=True)
+@value
 class Installed:
     """`created`: files that were made now; `restored`: ours, put right; `foreign`: left alone, not ours."""
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from dataclasses import dataclass, field
 from typing import Callable
 
 from reconciler.core.activate import current_system, host_files
@@ -33,9 +32,10 @@ from reconciler.core.nix.store_path import StorePath
 from reconciler.core.profile.names import ProfileId
 from reconciler.core.profile.switching import Step
 from reconciler.core.store.store import Store
+from reconciler.core.values import field, value
 
 
-@dataclass(frozen=True)
+@value
 class _Change:
     """One wanted change beside what was found."""
 
@@ -144,7 +144,7 @@ def _check_target(host: Host, store: Store, change: _Change) -> None:
 # --- 2 to 5 -----------------------------------------------------------------------------------------------------------
 
 
-@dataclass
+@value(frozen=False)
 class _Switch:
     host: Host
     store: Store

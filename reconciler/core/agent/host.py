@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from reconciler.core.errors import RefusedError
 from reconciler.core.fs import FileLock
+from reconciler.core.values import field, value
 
 if TYPE_CHECKING:  # probes that need no database do not load one
     from reconciler.core.store.store import Store
@@ -19,7 +19,7 @@ SYSTEM_PROFILE = "/nix/var/nix/profiles/system"
 STAGE_ROOTS = "/nix/var/nix/gcroots/reconciler"
 
 
-@dataclass
+@value(frozen=False)
 class Session:
     """What this agent holds until it ends: the host's lock, for which deployment."""
 
@@ -27,7 +27,7 @@ class Session:
     deployment: str = ""
 
 
-@dataclass(frozen=True)
+@value
 class Host:
     """The host whose root directory is `root`. Paths in messages are the host's own; `path` says where they are."""
 

@@ -21,22 +21,21 @@ unknown field is ignored, so that a newer peer may say more). Store paths travel
 
 from __future__ import annotations
 
-import dataclasses
 import typing
-from dataclasses import dataclass, field
 from typing import Any, Optional, TypeVar
 
 from reconciler.core.errors import FormatError
+from reconciler.core.values import field, fields, value
 
 M = TypeVar("M", bound="Message")
 
 
-@dataclass(frozen=True)
+@value
 class Message:
     """Base of everything that travels: JSON in and out by the fields' annotations."""
 
     def to_json(self) -> dict[str, Any]:
-        return {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
+        return {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
 
     @classmethod
     def from_json(cls: type[M], value: object) -> M:
@@ -44,10 +43,10 @@ class Message:
             raise FormatError(f"{cls.__name__}: an object was expected, not {type(value).__name__}")
         hints = _hints(cls)
         arguments = {}
-        for f in dataclasses.fields(cls):
+        for f in fields(cls):
             if f.name in value:
                 arguments[f.name] = _typed(value[f.name], hints[f.name], f"{cls.__name__}.{f.name}")
-            elif f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
+            elif f.required:
                 raise FormatError(f"{cls.__name__}: '{f.name}' is missing")
         return cls(**arguments)
 
@@ -97,7 +96,7 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
 # --- what a host is and has -------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@value
 class GenerationRef(Message):
     """A recorded generation: its number *and* its store path, since Nix reuses numbers."""
 
@@ -105,7 +104,7 @@ class GenerationRef(Message):
     path: str
 
 
-@dataclass(frozen=True)
+@value
 class Generation(Message):
     """One generation of a profile: `created` is the link's mtime, `packages` as in ProfileState."""
 
@@ -116,7 +115,7 @@ class Generation(Message):
     packages: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@value
 class HistoryEntry(Message):
     """One change of one profile, as a line of /nix/var/reconciler/history.
 
@@ -135,7 +134,7 @@ class HistoryEntry(Message):
     undoes: str = ""
 
 
-@dataclass(frozen=True)
+@value
 class LockOwner(Message):
     """Who holds a host's lock, read from inside the lock file."""
 
@@ -145,7 +144,7 @@ class LockOwner(Message):
     since: float
 
 
-@dataclass(frozen=True)
+@value
 class ProfileState(Message):
     """What a probe found of one profile.
 
@@ -176,7 +175,7 @@ class ProfileState(Message):
         return self.last is not None and self.last.after != self.current
 
 
-@dataclass(frozen=True)
+@value
 class ObserveRequest(Message):
     """What to look at: the system profile, those of `users`, and every profile that the history knows; which of
     `paths` are valid in the store."""
@@ -185,7 +184,7 @@ class ObserveRequest(Message):
     paths: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@value
 class Observation(Message):
     """What a probe found of one host. Sizes in bytes.
 
@@ -220,7 +219,7 @@ class Observation(Message):
 # --- one deployment, step by step -------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@value
 class BeginRequest(Message):
     """Take the host's lock for one deployment, creating what a first deployment creates."""
 
@@ -229,7 +228,7 @@ class BeginRequest(Message):
     message: str
 
 
-@dataclass(frozen=True)
+@value
 class Begun(Message):
     """`first`: the host was not managed before. `created`: the paths that were created for it."""
 
@@ -237,19 +236,19 @@ class Begun(Message):
     created: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@value
 class MissingRequest(Message):
     """Which of these are not valid? Every one of them gets a temporary root for as long as the agent runs."""
 
     paths: tuple[str, ...]
 
 
-@dataclass(frozen=True)
+@value
 class MissingReply(Message):
     missing: tuple[str, ...]
 
 
-@dataclass(frozen=True)
+@value
 class PathMessage(Message):
     """What is registered of one store path. `nar_hash` is `sha256:<base-32>`; `ca` as in a narinfo, else empty."""
 
@@ -262,20 +261,20 @@ class PathMessage(Message):
     ca: str = ""
 
 
-@dataclass(frozen=True)
+@value
 class ImportRequest(Message):
     """Paths that follow as DATA frames, references before referrers, in this order, `nar_size` bytes each."""
 
     paths: tuple[PathMessage, ...]
 
 
-@dataclass(frozen=True)
+@value
 class ImportReply(Message):
     imported: int
     bytes: int
 
 
-@dataclass(frozen=True)
+@value
 class RealiseRequest(Message):
     """Make the `outputs` valid by building `derivations` (their .drv files are valid already), `jobs` at a time."""
 
@@ -284,7 +283,7 @@ class RealiseRequest(Message):
     keep_failed: bool = False
 
 
-@dataclass(frozen=True)
+@value
 class RealiseReply(Message):
     """`built`: derivations that were built now, not those whose outputs were there."""
 
@@ -292,7 +291,7 @@ class RealiseReply(Message):
     outputs: tuple[PathMessage, ...]
 
 
-@dataclass(frozen=True)
+@value
 class StageRequest(Message):
     """What each profile is to point at. Profiles map `str(ProfileId)` to a store path."""
 
@@ -300,7 +299,7 @@ class StageRequest(Message):
     profiles: dict[str, str]
 
 
-@dataclass(frozen=True)
+@value
 class StageReply(Message):
     """`problems`: profiles that cannot be switched, with the reason (they fail that profile, not the host)."""
 
@@ -308,7 +307,7 @@ class StageReply(Message):
     problems: dict[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@value
 class ProfileChange(Message):
     """One profile's change: from what the plan saw to what is wanted.
 
@@ -323,7 +322,7 @@ class ProfileChange(Message):
     number: int = 0
 
 
-@dataclass(frozen=True)
+@value
 class SwitchRequest(Message):
     """All of a host's profile changes; either every one is made or none stands.
 
@@ -339,7 +338,7 @@ class SwitchRequest(Message):
     undoes: str = ""
 
 
-@dataclass(frozen=True)
+@value
 class Switched(Message):
     """What one profile is now. `created`: a new generation link was made for it."""
 
@@ -349,7 +348,7 @@ class Switched(Message):
     created: bool
 
 
-@dataclass(frozen=True)
+@value
 class SwitchReply(Message):
     switched: tuple[Switched, ...]
 
@@ -357,21 +356,21 @@ class SwitchReply(Message):
 # --- looking back -----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@value
 class ProfilesRequest(Message):
     """Which profiles: the system's, when empty also those of every user that has one made by us or by Nix."""
 
     profiles: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@value
 class GenerationsReply(Message):
     """By `str(ProfileId)`, oldest first."""
 
     profiles: dict[str, tuple[Generation, ...]]
 
 
-@dataclass(frozen=True)
+@value
 class HistoryRequest(Message):
     """The newest `limit` lines, oldest first; of one deployment when it is named."""
 
@@ -379,25 +378,25 @@ class HistoryRequest(Message):
     deployment: str = ""
 
 
-@dataclass(frozen=True)
+@value
 class HistoryReply(Message):
     entries: tuple[HistoryEntry, ...]
 
 
-@dataclass(frozen=True)
+@value
 class LogRequest(Message):
     derivation: str
     lines: int = 1000
 
 
-@dataclass(frozen=True)
+@value
 class LogReply(Message):
     """Empty when no log is kept for it."""
 
     text: str
 
 
-@dataclass(frozen=True)
+@value
 class ExportRequest(Message):
     """The closure of `paths`, less those in `have`; their NARs follow as DATA frames in the reply's order."""
 
@@ -405,7 +404,7 @@ class ExportRequest(Message):
     have: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@value
 class ExportReply(Message):
     """Sent before the DATA frames."""
 

@@ -6,7 +6,6 @@ A no-op costs one login and one such look, so it reads what it can without the s
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import sys
 from collections.abc import Iterable
@@ -28,6 +27,7 @@ from reconciler.core.agent.profiles import Found
 from reconciler.core.errors import FormatError, ReconcilerError
 from reconciler.core.nix.store_path import StorePath
 from reconciler.core.profile.names import ProfileId
+from reconciler.core.values import replace
 
 if TYPE_CHECKING:  # a host without profiles of ours needs no database
     from reconciler.core.store.store import Store
@@ -85,7 +85,7 @@ def generations(host: Host, request: ProfilesRequest) -> GenerationsReply:
             raise ReconcilerError(f"{profile.label}: {found.problem}")
         if found.generations or request.profiles or profile.is_system:
             reply[str(profile)] = tuple(
-                dataclasses.replace(each, packages=_packages(host, profile, each.path)) for each in found.generations
+                replace(each, packages=_packages(host, profile, each.path)) for each in found.generations
             )
     return GenerationsReply(reply)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from reconciler.core.agent.host import PROFILES, SYSTEM_PROFILE, Host
@@ -19,6 +18,7 @@ from reconciler.core.profile import switching
 from reconciler.core.profile.generations import Recorded
 from reconciler.core.profile.names import ProfileId
 from reconciler.core.profile.switching import Applied, Before, Step
+from reconciler.core.values import value
 
 if TYPE_CHECKING:  # only a user's profile needs them, and a probe is short
     from reconciler.core.profile.accounts import Account
@@ -29,7 +29,7 @@ if TYPE_CHECKING:  # only a user's profile needs them, and a probe is short
 NOTHING = Before(None, None, 0)
 
 
-@dataclass(frozen=True)
+@value
 class Found:
     """A profile as it was found. `link`: where it stands, on the host; `problem`: why it cannot be changed, else
     empty."""

@@ -10,7 +10,6 @@ Where it is found, each profile that did come to point at what its line says get
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import os
 from collections.abc import Iterable
@@ -21,6 +20,7 @@ from reconciler.core.agent.host import Host
 from reconciler.core.agent.messages import GenerationRef, HistoryEntry
 from reconciler.core.errors import FormatError
 from reconciler.core.profile.names import ProfileId
+from reconciler.core.values import replace
 
 _HEADER = "reconciler-switching 1"
 
@@ -77,7 +77,7 @@ def _came_about(host: Host, intended: Iterable[HistoryEntry]) -> Iterable[Histor
     for entry in intended:
         now = profiles.find(host, ProfileId.parse(entry.profile))
         if not now.problem and now.current != entry.before and _path(now.current) == _path(entry.after):
-            yield dataclasses.replace(entry, after=now.current)
+            yield replace(entry, after=now.current)
 
 
 def _path(one: GenerationRef | None) -> str:

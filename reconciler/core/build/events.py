@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Callable
 
 from reconciler.core.nix.store_path import StorePath
 from reconciler.core.store.path_info import PathInfo
+from reconciler.core.values import value
 
 LOG_LINES_IN_ERROR = 10
 
 
-@dataclass(frozen=True)
+@value
 class BuildEvent:
     """`kind` is `start`, `log`, `done` or `failed`; `derivation` the full .drv path.
 
@@ -32,7 +32,7 @@ def _never() -> bool:
     return False
 
 
-@dataclass(frozen=True)
+@value
 class BuildOptions:
     """How to build.
 
@@ -59,7 +59,7 @@ class BuildOptions:
             raise ValueError("at least one job is needed")
 
 
-@dataclass(frozen=True)
+@value
 class RealiseResult:
     """`built`: derivations that were built now. `outputs`: what is registered of every output of those asked for."""
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 from reconciler.core.build.toolchain import VARIABLE, host_system, wants_host_toolchain
 from reconciler.core.errors import BuildError
 from reconciler.core.nix.derivation import Derivation
 from reconciler.core.nix.store_path import StorePath
 from reconciler.core.store.store import Store
+from reconciler.core.values import value
 
 BUILTINS = ("builtin:buildenv", "builtin:fetchurl")
 
@@ -29,7 +29,7 @@ _UNSUPPORTED = (
 _FEATURES = frozenset({"benchmark", "big-parallel", "nixos-test"})
 
 
-@dataclass(frozen=True)
+@value
 class Goal:
     """A derivation that must be built, after those in `waits_for`."""
 

@@ -13,7 +13,6 @@ import hashlib
 import os
 import stat
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 from reconciler.core import fs
 from reconciler.core.build.references import Scanner
@@ -23,11 +22,12 @@ from reconciler.core.nix.derivation import Derivation, Output
 from reconciler.core.nix.hashes import Hash
 from reconciler.core.nix.store_path import StorePath
 from reconciler.core.store.path_info import PathInfo
+from reconciler.core.values import value
 
 _MAX_DEPTH = 64
 
 
-@dataclass(frozen=True)
+@value
 class BuiltOutput:
     """An output that may go into the store: what to register, and where it lies now."""
 

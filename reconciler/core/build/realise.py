@@ -11,7 +11,6 @@ import queue
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 from reconciler.core.build import fetch, graph, sandbox
 from reconciler.core.build.events import BuildEvent, BuildOptions, RealiseResult
@@ -29,6 +28,7 @@ from reconciler.core.nix.store_path import StorePath
 from reconciler.core.profile.environment import build_environment
 from reconciler.core.store.locks import PathLock
 from reconciler.core.store.store import Store
+from reconciler.core.values import value
 
 __all__ = ["BuildEvent", "BuildOptions", "RealiseResult", "realise"]
 
@@ -56,7 +56,7 @@ def realise(store: Store, derivations: Sequence[StorePath], options: BuildOption
     return RealiseResult(built, tuple(store.info(path) for path in wanted))
 
 
-@dataclass(frozen=True)
+@value
 class _Job:
     """One build as a worker takes it. `inputs`: all that it may see, by physical path."""
 
@@ -65,13 +65,13 @@ class _Job:
     inputs: Mapping[StorePath, str]
 
 
-@dataclass(frozen=True)
+@value
 class _Line:
     goal: Goal
     text: str
 
 
-@dataclass(frozen=True)
+@value
 class _Done:
     job: _Job
     result: tuple[BuiltOutput, ...] | BaseException

@@ -16,12 +16,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any, Callable
 
 from reconciler.core.build.users import BuildUser
 from reconciler.core.errors import BuildError, InternalError
 from reconciler.core.nix.store_path import STORE_DIR, StorePath
+from reconciler.core.values import field, value
 
 BUILD_DIR = "/build"
 _TMP = "/tmp"  # noqa: S108  the sandbox's own, as is the next
@@ -65,7 +65,7 @@ _BOOT = (
 )
 
 
-@dataclass(frozen=True)
+@value
 class Sandbox:
     """One build and everything that it may see.
 
@@ -84,7 +84,7 @@ class Sandbox:
     processes: int = 8192
 
 
-@dataclass(frozen=True)
+@value
 class Ended:
     """How a build ended. `reason`: empty for success, else what an error says after `the builder of X`."""
 
@@ -95,7 +95,7 @@ class Ended:
         return not self.reason
 
 
-@dataclass(frozen=True)
+@value
 class Watch:
     """What ends a build from outside, and who reads its log."""
 
@@ -105,7 +105,7 @@ class Watch:
     cancelled: Callable[[], bool]
 
 
-@dataclass
+@value(frozen=False)
 class _View:
     """The furniture of a private root, as inside.py takes it."""
 

@@ -16,13 +16,13 @@ import contextlib
 import os
 import pwd
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from reconciler.core.errors import BuildError
 from reconciler.core.fs import FileLock, ensure_directory
+from reconciler.core.values import value
 
 
-@dataclass(frozen=True)
+@value
 class BuildUser:
     """The outer uid and gid of one build. `single`: they are our own, the only ones that can be mapped."""
 
@@ -31,7 +31,7 @@ class BuildUser:
     single: bool
 
 
-@dataclass(frozen=True)
+@value
 class Pool:
     """Uids for builds: every `step`th from `first`; `directory` and `names` say where each is locked."""
 

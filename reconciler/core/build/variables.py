@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from reconciler.core.build.sandbox import BUILD_DIR
 from reconciler.core.nix.derivation import Derivation
 from reconciler.core.nix.hashes import Hash
 from reconciler.core.nix.store_path import STORE_DIR
+from reconciler.core.values import value
 
 
-@dataclass(frozen=True)
+@value
 class Variables:
     """`files`: contents by name, to be written into the build directory."""
 

@@ -17,20 +17,19 @@ unmasked, in base-16; inputs of equal hash are merged. Of a fixed output it is t
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Callable
 
 from reconciler.core.errors import FormatError
 from reconciler.core.nix import store_path
 from reconciler.core.nix.hashes import Hash
 from reconciler.core.nix.store_path import StorePath
+from reconciler.core.values import field, replace, value
 
 
-@dataclass(frozen=True)
+@value
 class Output:
     """One output. `path` is None until it is computed. `hash_algorithm` (`sha256`, `r:sha256`, …) and `hash` (base-16)
     are empty unless the output is fixed."""
@@ -51,7 +50,7 @@ class Output:
         return Hash.parse(self.hash, algorithm)
 
 
-@dataclass(frozen=True)
+@value
 class Derivation:
     """How to build some outputs. The order of the mappings and of `input_sources` has no meaning."""
 
@@ -102,7 +101,7 @@ Lookup = Callable[[StorePath], Derivation]
 # --- output paths -----------------------------------------------------------------------------------------------------
 
 
-@dataclass
+@value(frozen=False)
 class ModuloCache:
     """Hashes modulo of input derivations, by path of the .drv: worth keeping over many derivations of one graph."""
 
@@ -119,12 +118,12 @@ def with_outputs(drv: Derivation, name: str, lookup: Lookup, cache: ModuloCache 
         paths = {"out": store_path.fixed_path(name, fixed.content_hash, fixed.recursive)}
     else:
         _check_input_addressed(drv)
-        masked = dataclasses.replace(drv, environment={**drv.environment, **dict.fromkeys(drv.outputs, "")})
+        masked = replace(drv, environment={**drv.environment, **dict.fromkeys(drv.outputs, "")})
         modulo = _hash_text(masked, _input_hashes(masked, lookup, cache or ModuloCache()), masked=True)
         paths = {output: store_path.output_path(output, modulo, name) for output in drv.outputs}
-    return dataclasses.replace(
+    return replace(
         drv,
-        outputs={key: dataclasses.replace(drv.outputs[key], path=path) for key, path in paths.items()},
+        outputs={key: replace(drv.outputs[key], path=path) for key, path in paths.items()},
         environment={**drv.environment, **{key: str(path) for key, path in paths.items()}},
     )
 

@@ -11,15 +11,15 @@ from __future__ import annotations
 
 import binascii
 import hashlib
-from dataclasses import dataclass
 
 from reconciler.core.errors import FormatError
 from reconciler.core.nix import base32
+from reconciler.core.values import value
 
 SIZES = {"md5": 16, "sha1": 20, "sha256": 32, "sha512": 64}
 
 
-@dataclass(frozen=True)
+@value
 class Hash:
     """A digest and the algorithm that made it."""
 

@@ -19,10 +19,10 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Protocol, Union
 
 from reconciler.core.errors import FormatError
+from reconciler.core.values import value
 
 CHUNK = 256 * 1024
 MAX_NAME = 255
@@ -260,7 +260,7 @@ def _entry_name(source: _Source, previous: bytes) -> bytes:
 # --- trees in memory --------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@value
 class File:
     """A regular file."""
 
@@ -268,14 +268,14 @@ class File:
     executable: bool = False
 
 
-@dataclass(frozen=True)
+@value
 class Link:
     """A symbolic link; its target is never looked at."""
 
     target: str
 
 
-@dataclass(frozen=True)
+@value
 class Directory:
     """A directory: nodes by name, in any order."""
 

@@ -17,11 +17,11 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from reconciler.core.errors import FormatError
 from reconciler.core.nix import base32
 from reconciler.core.nix.hashes import Hash
+from reconciler.core.values import value
 
 STORE_DIR = "/nix/store"
 HASH_PART_LENGTH = 32
@@ -32,7 +32,7 @@ _HASH_PART = re.compile(f"[{base32.ALPHABET}]{{{HASH_PART_LENGTH}}}")
 _NAME = re.compile(rf"(?!\.\.?(?:-|\Z))[0-9a-zA-Z+\-._?=]{{1,{MAX_NAME_LENGTH}}}")
 
 
-@dataclass(frozen=True, order=True)
+@value(order=True)
 class StorePath:
     """A store path. Ordered as its text is; `str()` is the full path, always below /nix/store."""
 

@@ -15,16 +15,16 @@ import signal
 import stat
 import time
 import warnings
-from dataclasses import dataclass
 from typing import Any, Callable, NoReturn
 
 from reconciler.core.errors import InternalError, ReconcilerError, StoreError, from_wire, to_wire
+from reconciler.core.values import value
 
 PATIENCE = 20.0
 _ANSWER_LIMIT = 64 * 1024 * 1024
 
 
-@dataclass(frozen=True)
+@value
 class Account:
     """A user of the host. `private_group`: the user's group is the user's alone (its name is the user's)."""
 

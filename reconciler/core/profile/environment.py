@@ -16,13 +16,13 @@ import errno
 import os
 import stat
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Callable, NoReturn, Protocol
 
 from reconciler.core.errors import BuildError, FormatError
 from reconciler.core.nix.derivation import Derivation, Output, with_outputs
 from reconciler.core.nix.store_path import STORE_DIR, StorePath, parse_drv_name, text_path
 from reconciler.core.profile import manifest
+from reconciler.core.values import value
 
 DEFAULT_PRIORITY = 5
 PROPAGATED_PRIORITY = 1000
@@ -43,7 +43,7 @@ _LEFT_OUT = (
 )
 
 
-@dataclass(frozen=True)
+@value
 class Element:
     """One package of an environment. Of two packages that hold one file, the lower priority's is shown."""
 
@@ -51,7 +51,7 @@ class Element:
     priority: int = DEFAULT_PRIORITY
 
 
-@dataclass(frozen=True)
+@value
 class EnvironmentPlan:
     """What makes an environment valid: the manifest's text, then the derivation, then `output`."""
 
@@ -164,7 +164,7 @@ class StoreView(Protocol):
     def store_dir(self) -> str: ...
 
 
-@dataclass(frozen=True)
+@value
 class _Package:
     path: StorePath
     active: bool
@@ -203,7 +203,7 @@ def _packages(text: str) -> list[_Package]:
     return found
 
 
-@dataclass(frozen=True)
+@value
 class _Owner:
     """Whose link stands somewhere in the tree."""
 

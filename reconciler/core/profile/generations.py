@@ -17,11 +17,11 @@ import os
 import re
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from reconciler.core import fs
 from reconciler.core.errors import RefusedError, StoreError
+from reconciler.core.values import value
 
 if TYPE_CHECKING:  # a probe reads profiles and has no need of a database
     from reconciler.core.store.store import Store
@@ -31,7 +31,7 @@ _HIGHEST_NUMBER = 2**32 - 1
 _LOCK_PATIENCE = 30.0
 
 
-@dataclass(frozen=True)
+@value
 class Recorded:
     """A generation as it is remembered: its number and its store path. A profile that leads to a store path
     without a generation has number 0; one whose generation link is gone has an empty path."""
@@ -40,7 +40,7 @@ class Recorded:
     path: str
 
 
-@dataclass(frozen=True)
+@value
 class Generation:
     """One generation link. `created` is its mtime, `link` its name in the profile's directory."""
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from reconciler.core import fs
@@ -23,6 +22,7 @@ from reconciler.core.profile import switching, walk
 from reconciler.core.profile.accounts import Account, as_user, find_account, refuse_foreign_writers
 from reconciler.core.profile.generations import Generation, Generations, Recorded
 from reconciler.core.profile.switching import Applied, Before, Step
+from reconciler.core.values import value
 
 PER_USER = "/nix/var/nix/profiles/per-user"
 HOME_LINK = ".nix-profile"
@@ -31,7 +31,7 @@ _XDG_PROFILE = ".local/state/nix/profiles/profile"
 _NOTHING = Before(None, None, 0)
 
 
-@dataclass(frozen=True)
+@value
 class UserProfile:
     """What was found of a user's profile. `home_link` is what ~/.nix-profile is to lead to when it must be made."""
 

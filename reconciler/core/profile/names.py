@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 from reconciler.core.errors import FormatError
+from reconciler.core.values import value
 
 
-@dataclass(frozen=True, order=True)
+@value(order=True)
 class ProfileId:
     """The system profile (`user` empty) or the profile of one user.
 

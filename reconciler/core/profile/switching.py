@@ -5,14 +5,14 @@ A Step goes in and an Applied comes out; both cross a pipe to a child process, h
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from reconciler.core.errors import RefusedError
 from reconciler.core.profile.generations import Generations, Recorded
+from reconciler.core.values import value
 
 
-@dataclass(frozen=True)
+@value
 class Step:
     """What one profile is to become.
 
@@ -32,7 +32,7 @@ class Step:
         return cls(recorded(value["expect"]), value["to"], value["number"])
 
 
-@dataclass(frozen=True)
+@value
 class Before:
     """What a profile was, enough to put it back. `target`: the text of its link, None when there was none; `highest`:
     the highest generation."""
@@ -53,7 +53,7 @@ class Before:
         return cls(generations.current(), generations.raw_target(), generations.highest())
 
 
-@dataclass(frozen=True)
+@value
 class Applied:
     """What was done. `created`: whether a generation was made for it."""
 

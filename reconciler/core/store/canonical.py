@@ -10,11 +10,11 @@ import errno
 import os
 import stat
 from collections import Counter
-from dataclasses import dataclass, field
 
 from reconciler.core import fs
 from reconciler.core.errors import StoreError
 from reconciler.core.nix.nar_files import STORE_MTIME_NS
+from reconciler.core.values import field, value
 
 # Nix leaves these alone: they are set by the system, not by whoever made the file.
 IGNORED_ATTRIBUTES = ("security.csm", "security.selinux", "system.nfs4_acl")
@@ -38,7 +38,7 @@ def canonicalise(path: str, uid: int | None = None, gid: int | None = None) -> N
     walk.check_links()
 
 
-@dataclass
+@value(frozen=False)
 class _Walk:
     top: str
     uid: int

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from reconciler.core.errors import FormatError
 from reconciler.core.nix.hashes import Hash
 from reconciler.core.nix.store_path import StorePath
+from reconciler.core.values import value
 
 
-@dataclass(frozen=True)
+@value
 class PathInfo:
     """One valid path.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from reconciler.core.errors import FormatError
 from reconciler.core.nix import derivation
 from reconciler.core.nix.derivation import Derivation, ModuloCache, Output
 from reconciler.core.nix.store_path import StorePath
+from reconciler.core.values import replace
 from tests.core.nix.trees import GOLDEN
 from tests.oracle import RealNix
 
@@ -25,8 +25,8 @@ def read(path: StorePath) -> Derivation:
 
 
 def without_outputs(drv: Derivation) -> Derivation:
-    outputs = {name: dataclasses.replace(output, path=None) for name, output in drv.outputs.items()}
-    return dataclasses.replace(drv, outputs=outputs)
+    outputs = {name: replace(output, path=None) for name, output in drv.outputs.items()}
+    return replace(drv, outputs=outputs)
 
 
 def drv_name(path: StorePath) -> str:
@@ -52,7 +52,7 @@ def test_output_paths_do_not_depend_on_what_stood_in_their_place() -> None:
     drv = read(path)
     wrong = {name: Output(path) for name in drv.outputs}
     environment = {key: value for key, value in drv.environment.items() if key not in drv.outputs}
-    changed = dataclasses.replace(drv, outputs=wrong, environment=environment)
+    changed = replace(drv, outputs=wrong, environment=environment)
     assert derivation.with_outputs(changed, "base", read) == drv
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import io
 import os
@@ -22,6 +21,7 @@ from reconciler.core.nix.store_path import StorePath
 from reconciler.core.store import content_address
 from reconciler.core.store.path_info import PathInfo
 from reconciler.core.store.store import Store
+from reconciler.core.values import replace
 from tests.core.nix.trees import TREE, TREES, golden, write
 from tests.oracle import RealNix
 
@@ -121,7 +121,7 @@ def test_everything_is_registered_and_told_again(store: Store, nix: RealNix) -> 
     dep = add(store, "dep", nar.File(b"dep"))
     info, data = info_of("full", TREE, (dep,))
     own = tuple(sorted((dep, info.path)))
-    info = dataclasses.replace(
+    info = replace(
         info, references=own, signatures=("a:YQ==", "b:Yg=="), ultimate=True, registered=12345, deriver=dep
     )
     store.add_nar(info, io.BytesIO(data))
@@ -174,9 +174,9 @@ def test_a_large_closure_comes_references_first(store: Store, nix: RealNix) -> N
 def test_a_wrong_hash_size_or_archive_is_refused_and_leaves_nothing(store: Store, nix: RealNix) -> None:
     info, data = info_of("x", TREE)
     wrong: list[tuple[PathInfo, bytes]] = [
-        (dataclasses.replace(info, nar_hash=Hash.sha256(b"")), data),
-        (dataclasses.replace(info, nar_size=len(data) + 8), data + bytes(8)),
-        (dataclasses.replace(info, nar_size=len(data) - 8), data),
+        (replace(info, nar_hash=Hash.sha256(b"")), data),
+        (replace(info, nar_size=len(data) + 8), data + bytes(8)),
+        (replace(info, nar_size=len(data) - 8), data),
         (info, data[:-8]),
         (info, data.replace(b"nix-archive-1", b"nix-archive-0")),
         (info, b""),
@@ -201,22 +201,22 @@ def test_a_false_content_address_is_refused(store: Store, nix: RealNix) -> None:
         "fixed:r:",
     ):
         with pytest.raises((StoreError, FormatError)):
-            store.add_nar(dataclasses.replace(file, ca=ca), io.BytesIO(data))
+            store.add_nar(replace(file, ca=ca), io.BytesIO(data))
         assert os.listdir(store.store_dir) == [".links"]
     for ca, path in (
         (f"text:{text}", store_path.text_path("f", b"hello\n")),
         (f"fixed:{text}", store_path.fixed_path("f", Hash.sha256(b"hello\n"), recursive=False)),
         (f"fixed:r:{file.nar_hash.nix}", store_path.source_path("f", file.nar_hash)),
     ):
-        store.add_nar(dataclasses.replace(file, path=path, ca=ca), io.BytesIO(data))
+        store.add_nar(replace(file, path=path, ca=ca), io.BytesIO(data))
         with pytest.raises(StoreError, match="says sha256:"):
-            store.add_nar(*other_contents(dataclasses.replace(file, path=StorePath("0" * 32, "f"), ca=ca)))
+            store.add_nar(*other_contents(replace(file, path=StorePath("0" * 32, "f"), ca=ca)))
     nix.verify()
 
 
 def other_contents(info: PathInfo) -> tuple[PathInfo, io.BytesIO]:
     data = nar.encode(nar.File(b"other"))
-    return dataclasses.replace(info, nar_hash=Hash.sha256(data), nar_size=len(data)), io.BytesIO(data)
+    return replace(info, nar_hash=Hash.sha256(data), nar_size=len(data)), io.BytesIO(data)
 
 
 def test_a_content_address_over_a_self_reference_is_checked_as_nix_makes_it(
@@ -241,7 +241,7 @@ def test_a_content_address_over_a_self_reference_is_checked_as_nix_makes_it(
         for path in store.closure([addressed]):
             second.add_nar(store.info(path), nar.ChunkReader(store.nar(path)))
     RealNix(tmp_path / "second").verify()
-    lie = dataclasses.replace(found, ca=content_address.recursive(found.nar_hash))
+    lie = replace(found, ca=content_address.recursive(found.nar_hash))
     with pytest.raises(StoreError, match="says"):
         content_address.check(lie, store.real(addressed))
     nix.verify()
@@ -259,7 +259,7 @@ def test_a_path_with_a_missing_reference_is_not_registered(store: Store, nix: Re
 def test_paths_that_refer_to_each_other_are_not_registered(store: Store, nix: RealNix) -> None:
     one, data = info_of("one", nar.File(b"1"))
     two, more = info_of("two", nar.File(b"2"), (one.path,))
-    one = dataclasses.replace(one, references=(two.path,))
+    one = replace(one, references=(two.path,))
     batch = store.batch()
     batch.add_nar(one, io.BytesIO(data))
     batch.add_nar(two, io.BytesIO(more))
@@ -396,8 +396,8 @@ def test_a_derivation_with_an_output_that_is_not_its_own_is_refused(store: Store
     with pytest.raises(FormatError, match="not known"):
         store.write_derivation(simple({}), "base")
     for wrong in (
-        dataclasses.replace(right, outputs={"out": Output(other)}),
-        dataclasses.replace(right, environment={**right.environment, "out": str(other)}),
+        replace(right, outputs={"out": Output(other)}),
+        replace(right, environment={**right.environment, "out": str(other)}),
     ):
         with pytest.raises(StoreError, match="not those that follow from it"):
             store.write_derivation(wrong, "base")
