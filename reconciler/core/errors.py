@@ -7,7 +7,8 @@ Only `reconciler.cli.main` prints; everything else raises.
 from __future__ import annotations
 
 import enum
-from typing import ClassVar, Iterable
+from collections.abc import Iterable
+from typing import ClassVar
 
 
 class ExitStatus(enum.IntEnum):

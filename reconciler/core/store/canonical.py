@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections import Counter
 
 from reconciler.core import fs
 from reconciler.core.errors import StoreError
@@ -44,7 +43,7 @@ class _Walk:
     uid: int
     gid: int
     # By inode: names met in the tree, and how many the inode has; for files that had to be changed.
-    met: Counter[tuple[int, int]] = field(default_factory=Counter)
+    met: dict[tuple[int, int], int] = field(default_factory=dict)
     linked: dict[tuple[int, int], tuple[int, str]] = field(default_factory=dict)
     waiting: list[tuple[int, str]] = field(default_factory=list)
 
@@ -110,7 +109,7 @@ class _Walk:
             and status.st_mtime_ns == STORE_MTIME_NS
         )
         inode = (status.st_dev, status.st_ino)
-        self.met[inode] += 1
+        self.met[inode] = self.met.get(inode, 0) + 1
         if not right and status.st_nlink > 1:
             # Its other names may all lie in this tree; that is known only at the end, and until then it is left alone.
             self.linked.setdefault(inode, (status.st_nlink, name))
@@ -132,7 +131,7 @@ class _Walk:
         waiting, self.waiting = self.waiting, []
         try:
             for inode, (links, name) in self.linked.items():
-                if self.met[inode] < links:
+                if self.met.get(inode, 0) < links:
                     raise StoreError(f"{self.top}: '{name}' is also a file outside of it (a hard link)")
             for handle, _ in waiting:
                 status = os.fstat(handle)

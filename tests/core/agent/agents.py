@@ -23,7 +23,10 @@ VERSIONS = ("3.9", "3.10", "3.11", "3.12", "3.13")
 
 def interpreter(version: str) -> str | None:
     """A real interpreter of that version (a shim would start a shell first); None when there is none."""
-    places = [*glob.glob(os.path.expanduser(f"~/.pyenv/versions/{version}.*/bin/python{version}")), shutil.which(f"python{version}")]
+    places = [
+        *glob.glob(os.path.expanduser(f"~/.pyenv/versions/{version}.*/bin/python{version}")),
+        shutil.which(f"python{version}"),
+    ]
     return next((place for place in places if place and not place.endswith(f"shims/python{version}")), None)
 
 

@@ -34,7 +34,9 @@ def test_its_name_is_its_hash_and_the_packed_form_is_the_same_bytes() -> None:
 
 def test_two_processes_make_the_same_archive_whatever_their_clock_umask_and_hash_seed() -> None:
     def name(seed: str, umask: str) -> str:
-        program = f"import os; os.umask({umask}); from reconciler.core.agent import archive; print(archive.build().sha256)"
+        program = (
+            f"import os; os.umask({umask}); from reconciler.core.agent import archive; print(archive.build().sha256)"
+        )
         done = subprocess.run(
             [sys.executable, "-c", program],
             env={**os.environ, "PYTHONHASHSEED": seed, "TZ": f"UTC{seed}", "PYTHONPATH": os.pathsep.join(sys.path)},

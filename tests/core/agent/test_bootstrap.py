@@ -28,7 +28,17 @@ def kept(root: Path) -> dict[str, Path]:
 def start_state(root: Path, sha256: str | None = None) -> bytes:
     """What the bootstrap says when nobody answers: R for a kept copy, S for none."""
     sha256 = sha256 or archive.build().sha256
-    argv = [sys.executable, "-I", "-S", "-c", bootstrap.code(), sha256, f"{root}/nix/var/reconciler/agent", "-", str(root)]
+    argv = [
+        sys.executable,
+        "-I",
+        "-S",
+        "-c",
+        bootstrap.code(),
+        sha256,
+        f"{root}/nix/var/reconciler/agent",
+        "-",
+        str(root),
+    ]
     out = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, check=False).stdout
     assert out.startswith(MAGIC)
     return out[len(MAGIC) : len(MAGIC) + 1]
@@ -183,5 +193,5 @@ def test_a_python_that_is_too_old_is_named(tmp_path: Path, version: str, shown: 
 
 def test_a_python_that_is_not_there_is_named(tmp_path: Path) -> None:
     wanted = str(tmp_path / "python9")
-    with pytest.raises(PythonError, match="python9: needs Python 3.9$"), agent(tmp_path / "root", wanted):
+    with pytest.raises(PythonError, match=r"python9: needs Python 3.9$"), agent(tmp_path / "root", wanted):
         pass

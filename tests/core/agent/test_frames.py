@@ -94,10 +94,10 @@ def test_an_announced_size_takes_no_memory_until_its_bytes_come() -> None:
 
 
 def test_an_object_too_large_for_its_kind_is_not_sent() -> None:
-    with pytest.raises(FormatError, match="a EVENT of|an EVENT of|EVENT"):
+    with pytest.raises(FormatError, match=r"a EVENT of|an EVENT of|EVENT"):
         encode(Kind.EVENT, 1, {"detail": "x" * 70000})
 
 
 def test_json_that_is_no_object_is_refused() -> None:
-    with pytest.raises(FormatError, match="no object"):
+    with pytest.raises(FormatError, match=r"no object"):
         parse_object(b"[1]")

@@ -1,0 +1,94 @@
+"""What starts the agent on a host: one line of Python that runs a checked copy of it, or asks for one.
+
+    PYTHON -I -S -X utf8 -c CODE SHA256 CACHE-DIRECTORY KEEP ROOT
+
+`-I -S`: nothing of the remote directory, environment or site-packages is imported. `-X utf8`: file names are read the
+same whatever locale the login has. CODE says MAGIC on stdout, then
+
+    R    a cached copy is there and is what SHA256 says; frames follow
+    S    send it: u32 size (big-endian), then that many bytes of the archive's packed form; frames follow
+    V    this Python is too old: its version, a line break, /etc/os-release; the end
+
+A cached copy is one of two files. SHA256.zip is the archive, read whole and hashed before it runs from memory.
+SHA256.TAG is its code compiled by a Python whose tag is TAG, so that a start need not compile it again; that file was
+made on the host, so its name cannot vouch for it. It is taken when it belongs to root or to us, nobody else may write
+it, and the hash inside is right (start.py tells its form).
+
+The code has neither quotes of its own kind nor backslashes nor exclamation marks nor line breaks, since it must come
+through any login shell (transport/quoting.py), and it is Python 2 and 3, since it must say that Python is too old.
+"""
+
+from __future__ import annotations
+
+from reconciler.core.agent.frames import MAGIC
+
+# "~" stands for a line break. `F` is the archive's zipimporter or the compiled file's descriptor; see start.py. 9 is
+# MFD_CLOEXEC | MFD_NOEXEC_SEAL, which some newer kernels insist on and older ones lack.
+_CODE = """
+import gc,os,sys
+gc.disable()
+def say(b):
+    while b: b=b[os.write(1,b):]
+def get(n):
+    b=[]
+    while n:
+        c=os.read(0,min(n,1048576))
+        if not c: os._exit(0)
+        b.append(c);n-=len(c)
+    return b"".join(b)
+M=bytes(bytearray([MAGIC]))
+if sys.version_info<(3,9):
+    t=open("/etc/os-release","rb").read(4096) if os.path.exists("/etc/os-release") else b""
+    say(M+b"V"+sys.version.split()[0].encode()+bytes(bytearray([10]))+t)
+    os._exit(0)
+S,D,K,R=sys.argv[1:5]
+def ours(f):
+    s=os.fstat(f)
+    return s.st_uid in (0,os.geteuid()) and s.st_mode&61458==32768
+def compiled():
+    import marshal
+    from _blake2 import blake2b
+    f=os.open(D+"/"+S+"."+sys.implementation.cache_tag,os.O_NOFOLLOW)
+    h=os.read(f,36)
+    i=os.read(f,int.from_bytes(h[32:],"big"))
+    if not ours(f) or not blake2b(i,digest_size=32).digest()==h[:32]: raise ValueError
+    i=marshal.loads(i)
+    p,o,n,h=i["__main__"]
+    c=os.pread(f,n,o)
+    if not blake2b(c,digest_size=32).digest()==h: raise ValueError
+    c=marshal.loads(c)
+    say(M+b"R")
+    return c,(f,i),None
+def packed():
+    import zipimport
+    from hashlib import sha256
+    d=None
+    try:
+        d=open(D+"/"+S+".zip","rb").read()
+    except OSError: pass
+    if d is not None and sha256(d).hexdigest()==S:
+        say(M+b"R")
+    else:
+        import zlib
+        say(M+b"S")
+        d=zlib.decompress(get(int.from_bytes(get(4),"big")))
+        if not sha256(d).hexdigest()==S: sys.exit("the agent arrived damaged")
+    try: f=os.memfd_create("reconciler")
+    except OSError: f=os.memfd_create("reconciler",9)
+    m=memoryview(d)
+    while m: m=m[os.write(f,m):]
+    z=zipimport.zipimporter("/proc/self/fd/%d"%f)
+    return z.get_code("__main__"),z,d
+try: C,F,A=compiled()
+except Exception: C,F,A=packed()
+exec(C,{"__name__":"__main__","FORM":F,"ARCHIVE":A,"SHA":S,"CACHE":D,"KEEP":K=="keep","ROOT":R})
+"""
+
+
+OPTIONS = ("-I", "-S", "-X", "utf8")
+
+
+def code() -> str:
+    """The text for `-c`: one line, without a character that any login shell treats in its own way."""
+    program = _CODE.strip().replace("[MAGIC]", str(list(MAGIC)).replace(" ", ""))
+    return f'exec("""{program}""".replace("~",chr(10)))'.replace("\n", "~")

@@ -1,0 +1,50 @@
+"""The verbs that build on the host, and the log of what was built."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from reconciler.core.agent import stopping
+from reconciler.core.agent.host import Host
+from reconciler.core.agent.messages import LogReply, LogRequest, RealiseReply, RealiseRequest
+from reconciler.core.agent.paths import to_message
+from reconciler.core.build import BuildEvent, BuildOptions
+from reconciler.core.build import realise as realise_derivations
+from reconciler.core.build.logs import read_log
+from reconciler.core.nix.store_path import StorePath
+
+if TYPE_CHECKING:
+    from reconciler.core.agent.server import Session
+
+
+def realise(session: Session, request: RealiseRequest) -> None:
+    """Build here. Events go out as they happen; builds are killed when the controller is gone."""
+
+    def tell(event: BuildEvent) -> None:
+        session.event({"kind": event.kind, "derivation": event.derivation, "detail": event.detail[:4096]})
+
+    options = BuildOptions(
+        jobs=max(1, request.jobs),
+        keep_failed=request.keep_failed,
+        on_event=tell,
+        cancelled=stopping.requested,
+    )
+    derivations = [StorePath.parse(path) for path in request.derivations]
+    result = realise_derivations(session.store(create=True), derivations, options)
+    session.reply(
+        RealiseReply(
+            built=tuple(str(path) for path in result.built),
+            outputs=tuple(to_message(info) for info in result.outputs),
+        )
+    )
+
+
+def log(host: Host, request: LogRequest) -> LogReply:
+    """The last lines of a kept build log."""
+    store = host.open_store(False)
+    try:
+        text = read_log(store.state_dir, StorePath.parse(request.derivation))
+    finally:
+        store.close()
+    lines = text.splitlines(keepends=True)
+    return LogReply("".join(lines[-request.lines :]) if request.lines > 0 else "")
