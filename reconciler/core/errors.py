@@ -71,7 +71,7 @@ class UsageError(ReconcilerError):
     status = ExitStatus.USAGE
 
 
-class Faults(UsageError):
+class Faults(UsageError):  # noqa: N818  # several errors, not one
     """Several faults of one input, told at once, in the order given."""
 
     code = "faults"

@@ -1,8 +1,8 @@
 """Values: classes of named fields, compared by them, frozen unless said otherwise.
 
-They are what dataclasses make, at a lower price. A probe of an unchanged host is measured in milliseconds, and importing
-dataclasses (and inspect, with what that imports) and compiling the methods of each class from their text took most of an
-agent's start; here the methods are made once and read the fields' names. Only what core uses is there:
+They are what dataclasses make, at a lower price. A probe of an unchanged host is measured in milliseconds. Importing
+dataclasses (and inspect, with what that imports) and compiling the methods of each class from their text took most of
+an agent's start; here the methods are made once and read the fields' names. Only what core uses is there:
 
     @value                            frozen, compared and hashed by its fields
     @value(order=True)                also ordered by them

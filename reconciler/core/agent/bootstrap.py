@@ -10,9 +10,10 @@ same whatever locale the login has. CODE says MAGIC on stdout, then
     V    this Python is too old: its version, a line break, /etc/os-release; the end
 
 A cached copy is one of two files. SHA256.zip is the archive, read whole and hashed before it runs from memory.
-SHA256.TAG is its code compiled by a Python whose tag is TAG, so that a start need not compile it again; that file was
+SHA256.MAGIC is its code compiled by a Python with that magic number (in base-16), so that a start need not compile it
+again: 32 bytes of BLAKE2b, then what they are the hash of, a marshalled mapping (start.py). That file was
 made on the host, so its name cannot vouch for it. It is taken when it belongs to root or to us, nobody else may write
-it, and the hash inside is right (start.py tells its form).
+it, and the hash is right.
 
 The code has neither quotes of its own kind nor backslashes nor exclamation marks nor line breaks, since it must come
 through any login shell (transport/quoting.py), and it is Python 2 and 3, since it must say that Python is too old.
@@ -48,17 +49,16 @@ def ours(f):
 def compiled():
     import marshal
     from _blake2 import blake2b
-    f=os.open(D+"/"+S+"."+sys.implementation.cache_tag,os.O_NOFOLLOW)
-    h=os.read(f,36)
-    i=os.read(f,int.from_bytes(h[32:],"big"))
-    if not ours(f) or not blake2b(i,digest_size=32).digest()==h[:32]: raise ValueError
-    i=marshal.loads(i)
-    p,o,n,h=i["__main__"]
-    c=os.pread(f,n,o)
-    if not blake2b(c,digest_size=32).digest()==h: raise ValueError
-    c=marshal.loads(c)
+    from _frozen_importlib_external import MAGIC_NUMBER
+    f=os.open(D+"/"+S+"."+MAGIC_NUMBER.hex(),os.O_NOFOLLOW)
+    if not ours(f): raise ValueError
+    d=open(f,"rb").read()
+    h,d=d[:32],memoryview(d)[32:]
+    if not blake2b(d,digest_size=32).digest()==h: raise ValueError
+    m=marshal.loads(d)
+    c=marshal.loads(m["__main__"][1])
     say(M+b"R")
-    return c,(f,i),None
+    return c,m,None
 def packed():
     import zipimport
     from hashlib import sha256

@@ -12,7 +12,8 @@ from reconciler.core.values import field, value
 if TYPE_CHECKING:  # probes that need no database do not load one
     from reconciler.core.store.store import Store
 
-DATABASE = "/nix/var/nix/db/db.sqlite"
+NIX_STATE = "/nix/var/nix"
+DATABASE = f"{NIX_STATE}/db/db.sqlite"
 OWN_STATE = "/nix/var/reconciler"
 PROFILES = "/nix/var/nix/profiles"
 SYSTEM_PROFILE = "/nix/var/nix/profiles/system"

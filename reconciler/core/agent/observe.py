@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from reconciler.core.activate import current_system
 from reconciler.core.agent import history, lock, nix, profiles, recovery
-from reconciler.core.agent.host import PROFILES, Host
+from reconciler.core.agent.host import NIX_STATE, PROFILES, Host
 from reconciler.core.agent.messages import (
     Generation,
     GenerationsReply,
@@ -30,7 +30,7 @@ from reconciler.core.profile.names import ProfileId
 from reconciler.core.values import replace
 
 if TYPE_CHECKING:  # a host without profiles of ours needs no database
-    from reconciler.core.store.store import Store
+    from reconciler.core.store.connection import Database
 
 _MACHINES = {"i386": "i686", "i486": "i686", "i586": "i686", "arm64": "aarch64", "amd64": "x86_64"}
 _DISTRIBUTIONS = {"debian": "Debian", "rhel": "RHEL", "rocky": "Rocky", "almalinux": "AlmaLinux"}
@@ -110,29 +110,29 @@ class _Questions:
 
     def __init__(self, host: Host) -> None:
         self._host = host
-        self._store: Store | None = None
+        self._database: Database | None = None
         self.problem = ""
 
     def __enter__(self) -> _Questions:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._store is not None:
-            self._store.close()
+        if self._database is not None:
+            self._database.close()
 
-    def _open(self) -> Store | None:
-        if self._store is None and not self.problem and os.path.exists(self._host.database):
-            try:
-                self._store = self._host.open_store()
-            except ReconcilerError as error:
-                self.problem = error.message
-        return self._store
+    def _open(self) -> Database | None:
+        """The database alone: the rest of a store takes longer to import than a probe takes."""
+        if self._database is None and os.path.exists(self._host.database):
+            from reconciler.core.store.connection import Database
+
+            self._database = Database(self._host.path(NIX_STATE))
+        return self._database
 
     def valid(self, paths: Iterable[str]) -> tuple[str, ...]:
         wanted = [StorePath.parse(path) for path in paths]
         try:
-            store = self._open() if wanted else None
-            return tuple(sorted(str(path) for path in store.valid(wanted))) if store is not None else ()
+            database = self._open() if wanted else None
+            return tuple(sorted(str(path) for path in database.valid(wanted))) if database is not None else ()
         except ReconcilerError as error:
             self.problem = error.message
             return ()
@@ -140,10 +140,9 @@ class _Questions:
     def complete(self, path: str) -> bool:
         """Whether the closure of `path` is valid, and its files are there."""
         try:
-            store = self._open()
-            if store is None:
-                return False
-            return all(os.path.lexists(store.real(one)) for one in store.closure([StorePath.parse(path)]))
+            database = self._open()
+            closure = database.reachable([StorePath.parse(path)]) if database is not None else {}
+            return bool(closure) and all(os.path.lexists(self._host.path(str(one))) for one in closure)
         except ReconcilerError:
             return False
 

@@ -36,13 +36,13 @@ def variables(derivation: Derivation, cores: int) -> Variables:
     }
     files: dict[str, bytes] = {}
     as_files = set(derivation.environment.get("passAsFile", "").split())
-    for name, value in derivation.environment.items():
+    for name, text in derivation.environment.items():
         if name in as_files:
             file = f".attr-{Hash.sha256(name.encode(errors='surrogateescape')).base32}"
-            files[file] = value.encode(errors="surrogateescape")
+            files[file] = text.encode(errors="surrogateescape")
             environment[f"{name}Path"] = f"{BUILD_DIR}/{file}"
         else:
-            environment[name] = value
+            environment[name] = text
     environment.update(dict.fromkeys(("NIX_BUILD_TOP", "TMPDIR", "TEMPDIR", "TMP", "TEMP", "PWD"), BUILD_DIR))
     if derivation.fixed_output is not None:
         environment["NIX_OUTPUT_CHECKED"] = "1"

@@ -10,7 +10,6 @@ Which of the three encodings it is, its length tells.
 from __future__ import annotations
 
 import binascii
-import hashlib
 
 from reconciler.core.errors import FormatError
 from reconciler.core.nix import base32
@@ -32,6 +31,8 @@ class Hash:
 
     @classmethod
     def sha256(cls, data: bytes) -> Hash:
+        import hashlib  # loads OpenSSL: as long as half a probe
+
         return cls("sha256", hashlib.sha256(data).digest())
 
     @classmethod

@@ -14,7 +14,6 @@ References stand in bytewise order. Newer Nix refuses any name that begins with 
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterable
 
@@ -89,7 +88,7 @@ def _make(kind: str, inner_hex: str, name: str) -> StorePath:
     if name.startswith("."):
         raise FormatError(f"'{name}' cannot name a store path", hint="it begins with a dot, which newer Nix refuses")
     fingerprint = f"{kind}:sha256:{inner_hex}:{STORE_DIR}:{name}"
-    return StorePath(base32.encode(compress(hashlib.sha256(fingerprint.encode()).digest())), name)
+    return StorePath(base32.encode(compress(Hash.sha256(fingerprint.encode()).digest)), name)
 
 
 def _with_references(kind: str, references: Iterable[StorePath], self_reference: bool = False) -> str:
@@ -99,7 +98,7 @@ def _with_references(kind: str, references: Iterable[StorePath], self_reference:
 
 def text_path(name: str, contents: bytes, references: Iterable[StorePath] = ()) -> StorePath:
     """Where a text with these contents and references lies (a .drv file, a toFile)."""
-    return _make(_with_references("text", references), hashlib.sha256(contents).hexdigest(), name)
+    return _make(_with_references("text", references), Hash.sha256(contents).base16, name)
 
 
 def source_path(
@@ -116,7 +115,7 @@ def fixed_path(name: str, content_hash: Hash, recursive: bool) -> StorePath:
     if recursive and content_hash.algorithm == "sha256":
         return source_path(name, content_hash)
     inner = f"fixed:out:{'r:' if recursive else ''}{content_hash.hex_prefixed}:"
-    return _make("output:out", hashlib.sha256(inner.encode()).hexdigest(), name)
+    return _make("output:out", Hash.sha256(inner.encode()).base16, name)
 
 
 def output_path(output_name: str, modulo_hex: str, drv_name: str) -> StorePath:

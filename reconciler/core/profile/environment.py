@@ -16,13 +16,15 @@ import errno
 import os
 import stat
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Callable, NoReturn, Protocol
+from typing import TYPE_CHECKING, Callable, NoReturn, Protocol
 
 from reconciler.core.errors import BuildError, FormatError
-from reconciler.core.nix.derivation import Derivation, Output, with_outputs
 from reconciler.core.nix.store_path import STORE_DIR, StorePath, parse_drv_name, text_path
 from reconciler.core.profile import manifest
 from reconciler.core.values import value
+
+if TYPE_CHECKING:  # a probe reads environments, and plans none
+    from reconciler.core.nix.derivation import Derivation
 
 DEFAULT_PRIORITY = 5
 PROPAGATED_PRIORITY = 1000
@@ -103,6 +105,8 @@ def environment(elements: Iterable[Element]) -> EnvironmentPlan:
 
     `output` is the store path of `nix-env -ir PATH...` with the paths ordered by name, then path.
     """
+    from reconciler.core.nix.derivation import Derivation, Output, with_outputs
+
     ordered = _ordered(elements)
     references = tuple(sorted(element.path for element in ordered))
     contents = _manifest(ordered)

@@ -11,11 +11,13 @@ An agent activates this version and every older one, and refuses a newer one by 
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 from reconciler.core.errors import FormatError
-from reconciler.core.nix import nar
-from reconciler.core.nix.hashes import Hash
 from reconciler.core.nix.store_path import StorePath, source_path
+
+if TYPE_CHECKING:  # a probe reads toplevels, and makes none
+    from reconciler.core.nix import nar
 
 NAME = "reconciler-system"
 INTERFACE = 1
@@ -38,6 +40,9 @@ exec "$activate" "$toplevel" "$@"
 
 def toplevel(sw: StorePath, architecture: str) -> tuple[StorePath, nar.Directory, tuple[StorePath, ...]]:
     """The system profile with the environment `sw`: its store path, its contents, and what it refers to. Pure."""
+    from reconciler.core.nix import nar
+    from reconciler.core.nix.hashes import Hash
+
     tree = nar.Directory(
         {
             "activation": nar.File(f"{_ACTIVATION} {INTERFACE}\n".encode()),

@@ -121,9 +121,7 @@ def test_everything_is_registered_and_told_again(store: Store, nix: RealNix) -> 
     dep = add(store, "dep", nar.File(b"dep"))
     info, data = info_of("full", TREE, (dep,))
     own = tuple(sorted((dep, info.path)))
-    info = replace(
-        info, references=own, signatures=("a:YQ==", "b:Yg=="), ultimate=True, registered=12345, deriver=dep
-    )
+    info = replace(info, references=own, signatures=("a:YQ==", "b:Yg=="), ultimate=True, registered=12345, deriver=dep)
     store.add_nar(info, io.BytesIO(data))
     assert store.info(info.path) == info
     assert store.infos([info.path, dep]) == [info, store.info(dep)]
