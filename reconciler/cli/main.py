@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -20,12 +21,18 @@ INTERRUPTED = 130
 
 def main() -> NoReturn:
     """`reconciler COMMAND`."""
-    sys.exit(run("reconciler", sys.argv[1:]))
+    _end(run("reconciler", sys.argv[1:]))
 
 
 def deploy() -> NoReturn:
     """`deploy`, a command of its own."""
-    sys.exit(run("deploy", sys.argv[1:]))
+    _end(run("deploy", sys.argv[1:]))
+
+
+def _end(status: int) -> NoReturn:
+    """The status has been told by now: a Ctrl-C while the interpreter ends shall not change it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.exit(status)
 
 
 def run(program: str, arguments: Sequence[str]) -> int:

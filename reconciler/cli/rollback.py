@@ -101,14 +101,6 @@ def view_of(prepared: Prepared) -> RollbackView:
         entry = None
     if entry is not None:
         known = {"who": entry.who, "when": entry.when, "message": entry.message, "revision": entry.revision}
-    elif undoes:
-        known = _from_hosts(prepared, undoes)
+    elif prepared.told is not None:
+        known = {"who": prepared.told.who, "when": prepared.told.when, "message": prepared.told.message}
     return RollbackView(prepared.plan, undoes, nothing=prepared.nothing, now=time.time(), **known)
-
-
-def _from_hosts(prepared: Prepared, undoes: str) -> dict[str, Any]:
-    for host in prepared.plan.hosts:
-        for state in host.observation.profiles if host.observation else ():
-            if state.last is not None and state.last.deployment == undoes:
-                return {"who": state.last.who, "when": state.last.when, "message": state.last.message}
-    return {}

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
+from reconciler.core.agent.messages import HistoryEntry
 from reconciler.fleet.ask import NOTHING_TO_ASK, Question
 from reconciler.fleet.events import Observer
 from reconciler.fleet.executor import Executor
@@ -21,8 +22,8 @@ class Prepared:
     """The plan, with the logins that it was made over. Leaving the `with` block ends them.
 
     `builds`: the packages that would be built. `copy_bytes`: by host, what would be copied, where all of it is in this
-    controller's store already. `nothing`: by host, why a rollback has nothing to do there. `seconds`: how long the
-    probe took.
+    controller's store already. `nothing`: by host, why a rollback has nothing to do there. `told`: what a host's history
+    says of the deployment that a rollback undoes. `seconds`: how long the probe took.
     """
 
     project: Project
@@ -37,6 +38,7 @@ class Prepared:
     builds: tuple[str, ...] = ()
     copy_bytes: dict[str, int] = field(default_factory=dict)
     nothing: dict[str, str] = field(default_factory=dict)
+    told: HistoryEntry | None = None
     seconds: float = 0.0
 
     def __enter__(self) -> Self:

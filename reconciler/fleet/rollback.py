@@ -58,7 +58,7 @@ class RollbackRequest:
 def prepare(project: Project, request: RollbackRequest, observer: Observer) -> Prepared:
     """Probe, read the histories, and plan; nothing is changed anywhere."""
     journal = Journal.of(project)
-    entry = journal.find(request.deployment) if request.deployment else None
+    entry = _entry(journal, request)
     hosts = _hosts(project, request, entry)
     executor = Threads(project.forks(request.forks))
     sessions = {host: Session(host, project.inventory.connection(host), project.connect) for host in hosts}
@@ -68,6 +68,12 @@ def prepare(project: Project, request: RollbackRequest, observer: Observer) -> P
     pasts = _read(list(sessions.values()), executor)
     observer.phase_ends(Phase.PROBE, "")
     undoes = _undoes(request, entry, pasts)
+    told = next((e for past in pasts.values() for e in past.entries if e.deployment == undoes), None)
+    if entry is None and undoes and told is None and len(pasts) == len(hosts):
+        raise UsageError(
+            f"no host of this inventory knows of a deployment {undoes}",
+            hint="reconciler history --host HOST lists what a host knows",
+        )
     nothing: dict[str, str] = {}
     plan = Plan(tuple(_plan(session, pasts.get(host), request, undoes, nothing) for host, session in sessions.items()))
     facts = RunFacts(journal.new_id(), "rollback", who(), request.message, Action.SWITCH, undoes)
@@ -81,6 +87,7 @@ def prepare(project: Project, request: RollbackRequest, observer: Observer) -> P
         request.selection.hosts if request.selection else ",".join(hosts),
         question=question,
         nothing=nothing,
+        told=told,
         seconds=time.monotonic() - started,
     )
 

@@ -24,6 +24,7 @@ from reconciler.core.agent.messages import (
 )
 from reconciler.core.errors import LinkLostError, ReconcilerError, RefusedError, UnreachableError
 from reconciler.core.profile.names import ProfileId
+from reconciler.fleet.aftermath import Aftermath
 from reconciler.fleet.events import Observer, Phase
 from reconciler.fleet.executor import Executor
 from reconciler.fleet.outcomes import Event, State, after
@@ -34,6 +35,7 @@ from reconciler.fleet.session import Session, as_ours
 # How long a host is asked again after the answer to a switch was lost: the agent may still be at work.
 PROBE_AGAIN_SECONDS = 30.0
 PROBE_PAUSE_SECONDS = 1.0
+_LOST = "the link was lost during the switch"
 
 
 @dataclass(frozen=True)
@@ -237,8 +239,24 @@ class Rollout:
             run.probed = False
             run.happen(Event.LOST, error.message, "reconciler status")
             self._find_out(run)
+        except RefusedError as error:
+            run.fail(error)
         except Exception as error:
-            run.fail(as_ours(error, run.plan.host))
+            self._failed(run, as_ours(error, run.plan.host))
+
+    def _failed(self, run: HostRun, error: ReconcilerError) -> None:
+        """The agent puts everything back before it tells of an error; whether it could, a probe says."""
+        try:
+            found = run.live.agent.observe(self._question(run))
+        except ReconcilerError:
+            found = None
+        if found is not None and self._judge(run, found).as_it_was:
+            run.fail(error)
+            return
+        run.probed = False
+        run.happen(Event.LOST, error.message, error.hint or "reconciler status")
+        if found is None or not self._settle(run, found, error.message):
+            self._find_out(run)
 
     def _request(self, run: HostRun) -> SwitchRequest:
         facts = self.facts
@@ -255,32 +273,40 @@ class Rollout:
 
     def _find_out(self, run: HostRun) -> None:
         """The answer to a switch was lost: ask the host what it runs, until it says or the time is up."""
-        users = tuple(change.profile.user for change in run.changes if not change.profile.is_system)
         deadline = time.monotonic() + PROBE_AGAIN_SECONDS
         while time.monotonic() < deadline:
             run.live.close()
             try:
-                found = run.live.probe(ObserveRequest(users))
+                found = run.live.probe(self._question(run))
             except ReconcilerError as error:
-                run.detail = f"the link was lost during the switch, and then: {error.message}"
+                run.detail = f"{_LOST}, and then: {error.message}"
             else:
-                if found.lock is None and self._settle(run, found):
+                if found.lock is not None:
+                    run.detail = f"{_LOST}, and the agent there is still at work"
+                elif self._settle(run, found, _LOST):
                     return
             time.sleep(PROBE_PAUSE_SECONDS)
 
-    def _settle(self, run: HostRun, found: Observation) -> bool:
-        now = {state.profile: state.current for state in found.profiles}
-        seen = [(change, now.get(str(change.profile))) for change in run.changes]
-        if all(_is_at(change, current) for change, current in seen):
-            event, detail = Event.FOUND_NEW, "the link was lost during the switch; a new probe found it done"
-        elif all(current == change.before for change, current in seen):
-            event, detail = Event.FOUND_OLD, "the link was lost during the switch; a new probe found it not done"
-        else:
+    def _question(self, run: HostRun) -> ObserveRequest:
+        return ObserveRequest(tuple(change.profile.user for change in run.changes if not change.profile.is_system))
+
+    def _judge(self, run: HostRun, found: Observation) -> Aftermath:
+        return Aftermath.of(run.changes, self.facts.action, run.plan.observation, found)
+
+    def _settle(self, run: HostRun, found: Observation, cause: str) -> bool:
+        """Whether a new probe says how the switch ended; then that is how it is told."""
+        aftermath = self._judge(run, found)
+        if not aftermath.as_it_was and not aftermath.partly_done:
+            run.detail = f"{cause}; a new probe found neither what was before nor what was planned"
             return False
-        run.now, run.probed = now, True
-        run.happen(event, detail, "deploy again" if event is Event.FOUND_OLD else "")
+        run.now, run.probed = {state.profile: state.current for state in found.profiles}, True
+        if aftermath.as_it_was:
+            run.happen(Event.FOUND_OLD, f"{cause}; a new probe found it not done", "deploy again")
+        elif aftermath.all_done:
+            run.happen(Event.FOUND_NEW, f"{cause}; a new probe found it done")
+        else:
+            left = {label: f"{cause}; a new probe found it {came.value}" for label, came in aftermath.left.items()}
+            run.problems |= left
+            words = "; ".join(f"{label}: {problem}" for label, problem in left.items())
+            run.happen(Event.FOUND_NEW, words, "deploy again")
         return True
-
-
-def _is_at(change: ProfileChangePlan, current: GenerationRef | None) -> bool:
-    return (current.path if current else "") == change.to

@@ -36,7 +36,7 @@ class Handshake:
         if state == b"V":
             raise self._too_old(rest)
         if state == b"S":
-            packed = self._archive.packed
+            packed = self._archive.packed()
             self._write(len(packed).to_bytes(4, "big") + packed)
         elif state != b"R":
             raise FormatError(f"{self._description}: the agent began with {state!r}")

@@ -59,17 +59,36 @@ _ATTEMPTS_FACTOR = 3.0
 # --- where to ---------------------------------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=64)
-def _config(text: str) -> paramiko.SSHConfig:
+@lru_cache(maxsize=8)
+def _parsed(text: str) -> paramiko.SSHConfig:
     try:
         return paramiko.SSHConfig.from_text(text)
     except paramiko.SSHException as error:
         raise UsageError(f"ssh configuration: {error}") from error
 
 
-def _lookup(text: str, name: str) -> Target:
+@lru_cache(maxsize=8)
+def _text(file: str | None, own_file: str | None, _stamp: tuple[int, ...]) -> str:
+    return sshconfig.merged_text(sshconfig.Arguments(file, ()), own_file)
+
+
+def _stamp(file: str) -> tuple[int, ...]:
+    """What tells whether a file was written since it was read: a test, or a lab, gives hosts new ports."""
     try:
-        found = _config(text).lookup(sshconfig.check_name(name, "host"))
+        status = os.stat(os.path.expanduser(file))
+    except OSError:
+        return ()
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _lookup(text: str, options: Sequence[tuple[str, str]], name: str) -> Target:
+    """What the configuration says of a host, behind options that win over it."""
+    try:
+        base = _parsed(text)
+        config = paramiko.SSHConfig.from_text(sshconfig.option_text(options))
+        # The file is parsed once for a fleet that it may have thousands of lines about, and asked once for each host.
+        config._config = [*config._config, *base._config]  # type: ignore[attr-defined]
+        found = config.lookup(sshconfig.check_name(name, "host"))
     except (paramiko.SSHException, ValueError) as error:
         raise UsageError(f"ssh configuration for {name}: {error}") from error
     return sshconfig.read_target(found, name, getpass.getuser())
@@ -78,15 +97,16 @@ def _lookup(text: str, name: str) -> Target:
 def _resolve(settings: ConnectionSettings, options: ConnectOptions) -> tuple[Target, str]:
     """Where a host is, and the text that its jump hosts are looked up in."""
     arguments = sshconfig.Arguments.parse(settings.common_args)
-    text = sshconfig.merged_text(arguments, str(options.ssh_config) if options.ssh_config else None)
-    own = sshconfig.with_options(text, sshconfig.overrides(settings, arguments, options.user))
-    return _lookup(own, settings.address or settings.host), text
+    own_file = str(options.ssh_config) if options.ssh_config else None
+    text = _text(arguments.file, own_file, _stamp(arguments.file or own_file or sshconfig.USER_CONFIG))
+    own = sshconfig.overrides(settings, arguments, options.user)
+    return _lookup(text, own, settings.address or settings.host), text
 
 
 def _hop_target(hop: Hop, text: str) -> Target:
     own = [("Port", str(hop.port))] if hop.port else []
     own += [("User", hop.user)] if hop.user else []
-    return _lookup(sshconfig.with_options(text, own), hop.host)
+    return _lookup(text, own, hop.host)
 
 
 # --- the login --------------------------------------------------------------------------------------------------------

@@ -85,10 +85,9 @@ def merged_text(arguments: Arguments, own_file: str | None = None) -> str:
     return _text(lines)
 
 
-def with_options(text: str, options: Iterable[tuple[str, str]]) -> str:
-    """The text behind options that win over it."""
-    lines = ["Host *", *(f"{key} {value}" for key, value in options), "Host *"]
-    return _text(lines) + text
+def option_text(options: Iterable[tuple[str, str]]) -> str:
+    """Options as a configuration that holds for every host."""
+    return _text(["Host *", *(f"{key} {value}" for key, value in options)])
 
 
 def split_option(option: str) -> tuple[str, str]:

@@ -20,11 +20,15 @@ _DATE = (1980, 1, 1, 0, 0, 0)
 
 @value
 class Archive:
-    """The zip, its name, and the form that travels (zlib)."""
+    """The zip, and its name."""
 
     contents: bytes
     sha256: str
-    packed: bytes
+
+    @lru_cache(maxsize=1)  # noqa: B019  # there is one archive
+    def packed(self) -> bytes:
+        """The form that travels (zlib). Made when the first host lacks the archive, and most have it."""
+        return zlib.compress(self.contents, 9)
 
 
 @lru_cache(maxsize=1)
@@ -56,7 +60,7 @@ def pack(sources: dict[str, bytes]) -> Archive:
             entry.external_attr = 0o644 << 16
             archive.writestr(entry, sources[name])
     contents = buffer.getvalue()
-    return Archive(contents, hashlib.sha256(contents).hexdigest(), zlib.compress(contents, 9))
+    return Archive(contents, hashlib.sha256(contents).hexdigest())
 
 
 def _read(path: str) -> bytes:

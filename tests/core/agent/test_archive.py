@@ -28,8 +28,8 @@ def test_the_archive_has_all_of_core_and_starts_by_main() -> None:
 def test_its_name_is_its_hash_and_the_packed_form_is_the_same_bytes() -> None:
     packed = archive.build()
     assert packed.sha256 == hashlib.sha256(packed.contents).hexdigest()
-    assert zlib.decompress(packed.packed) == packed.contents
-    assert len(packed.packed) < len(packed.contents) / 2
+    assert zlib.decompress(packed.packed()) == packed.contents
+    assert len(packed.packed()) < len(packed.contents) / 2
 
 
 def test_two_processes_make_the_same_archive_whatever_their_clock_umask_and_hash_seed() -> None:

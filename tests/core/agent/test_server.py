@@ -31,7 +31,7 @@ class Raw:
         assert self.process.stdout
         self.stdin, self.stdout = self.process.stdin, self.process.stdout
         assert self.stdout.read(len(MAGIC) + 1) == MAGIC + b"S"
-        self.send(len(packed.packed).to_bytes(4, "big") + packed.packed)
+        self.send(len(packed.packed()).to_bytes(4, "big") + packed.packed())
         self.decoder = FrameDecoder()
         self.frames: list[Frame] = []
         assert self.next().kind is Kind.HELLO

@@ -1,0 +1,70 @@
+"""What became of a switch whose answer was lost or was an error: judged from a new probe, with no I/O.
+
+All of a host's profiles change or none does, unless the agent was killed between two of them.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from reconciler.core.agent.action import Action
+from reconciler.core.agent.messages import Observation
+from reconciler.fleet.plan import ProfileChangePlan
+
+
+class Came(enum.Enum):
+    """What became of one change; the value ends the sentence that tells it."""
+
+    DONE = "done"
+    NOT_DONE = "not done"
+    HALF = "half done: what runs is the new one, the profile is the old one"
+    OTHER = "something else: neither what it was nor what was planned"
+
+
+@dataclass(frozen=True)
+class Aftermath:
+    """What a probe found of a host's changes."""
+
+    came: Mapping[ProfileChangePlan, Came]
+
+    @classmethod
+    def of(
+        cls, changes: Sequence[ProfileChangePlan], action: Action, before: Observation | None, found: Observation
+    ) -> Aftermath:
+        """`before` is the probe that the plan was made from, `found` the one after the switch."""
+        runs = before.running if before is not None else ""
+        return cls({change: _came(change, action, runs, found) for change in changes})
+
+    @property
+    def all_done(self) -> bool:
+        return set(self.came.values()) == {Came.DONE}
+
+    @property
+    def as_it_was(self) -> bool:
+        return set(self.came.values()) == {Came.NOT_DONE}
+
+    @property
+    def partly_done(self) -> bool:
+        """Whether some of it was done, and the rest can be told."""
+        return not self.as_it_was and Came.OTHER not in self.came.values()
+
+    @property
+    def left(self) -> dict[str, Came]:
+        """By profile: what was not done."""
+        return {change.profile.label: came for change, came in self.came.items() if came is not Came.DONE}
+
+
+def _came(change: ProfileChangePlan, action: Action, runs: str, found: Observation) -> Came:
+    state = found.profile(str(change.profile))
+    current = state.current if state is not None else None
+    at_work = not change.profile.is_system or not action.activates or found.running == change.to
+    if (current.path if current else "") == change.to or not action.sets_profile:
+        if at_work:
+            return Came.DONE
+        return Came.NOT_DONE if current == change.before else Came.OTHER
+    if current != change.before:
+        return Came.OTHER
+    newly = change.profile.is_system and action.activates and found.running == change.to != runs
+    return Came.HALF if newly else Came.NOT_DONE
