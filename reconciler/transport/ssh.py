@@ -299,9 +299,11 @@ def _is_drop(error: Exception) -> bool:
     )
 
 
-@lru_cache(maxsize=1)
 def _fabric_config() -> fabric.Config:
-    # An empty ssh configuration: what is to be known of the host is known, and files of fabric's own have no say.
+    """A login's own: fabric writes what it is given into it, so that two threads must never have the same one.
+
+    Its ssh configuration is empty: what is to be known of the host is known, and files of fabric's own have no say.
+    """
     return fabric.Config(ssh_config=paramiko.SSHConfig(), lazy=True)
 
 

@@ -21,7 +21,7 @@ from reconciler.core.nix import nar
 from reconciler.core.nix.store_path import StorePath
 from reconciler.core.store.store import Store
 from reconciler.inventory.desired import ConnectionSettings
-from reconciler.transport import knownhosts, pump
+from reconciler.transport import knownhosts, pump, ssh
 from reconciler.transport.client import AgentClient
 from reconciler.transport.connection import Connection, ConnectOptions, connect
 from reconciler.transport.errors import (
@@ -626,3 +626,8 @@ def test_a_copy_larger_than_a_rekey_goes_on(fleet: MakeFleet, store: Store, monk
     assert client.import_paths(messages(store, path), lambda name: store.nar(StorePath.parse(name))).imported == 1
     client.close()
     connection.close()
+
+
+def test_two_logins_share_no_configuration() -> None:
+    # fabric writes a login's arguments, its socket among them, into the configuration that it is given.
+    assert ssh._fabric_config() is not ssh._fabric_config()
