@@ -106,11 +106,11 @@ def first_copy(directory: Path) -> list[str]:
         )
         admin.want({"packages": [str(small)]})
         little = deploy(admin, "--hosts", hosts[-1].name, "--yes")
+        memory = f"peak memory: closure of {CLOSURE // 10**6} MB; of {SMALL_CLOSURE // 10**6} MB"
         size = f"{PATHS} paths, {CLOSURE // 10**6} MB"
         return [
             found.row(f"first copy of {size}; `nix copy --to ssh://`"),
-            f"| peak memory: closure of {CLOSURE // 10**6} MB; of {SMALL_CLOSURE // 10**6} MB"
-            f" | {found.peak:.0f} MiB | {little.peak:.0f} MiB | {found.peak / little.peak:.2f} | |",
+            f"| {memory} | {found.peak:.0f} MiB | {little.peak:.0f} MiB | {found.peak / little.peak:.2f} | |",
         ]
     finally:
         hosts.close()

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from reconciler.core.errors import ExitStatus, InternalError, worst
@@ -62,5 +64,5 @@ def test_several_outcomes_end_with_the_worst(states: tuple[State, ...], status: 
 
 def test_the_order_of_severity_is_the_documented_one() -> None:
     order = [6, 4, 8, 3, 5, 7, 9]
-    for worse, better in zip(order, order[1:], strict=False):
+    for worse, better in itertools.pairwise(order):
         assert worst([ExitStatus(better), ExitStatus(worse)]) == worse
