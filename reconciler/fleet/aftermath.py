@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from reconciler.core.agent.action import Action
-from reconciler.core.agent.messages import Observation
+from reconciler.core.agent.messages import GenerationRef, Observation
 from reconciler.fleet.plan import ProfileChangePlan
 
 
@@ -19,7 +19,8 @@ class Came(enum.Enum):
 
     DONE = "done"
     NOT_DONE = "not done"
-    HALF = "half done: what runs is the new one, the profile is the old one"
+    RUNS = "half done: what runs is the new one, the profile is the old one"
+    SET = "half done: the profile is the new one, what runs is not"
     OTHER = "something else: neither what it was nor what was planned"
 
 
@@ -46,9 +47,13 @@ class Aftermath:
         return set(self.came.values()) == {Came.NOT_DONE}
 
     @property
-    def partly_done(self) -> bool:
-        """Whether some of it was done, and the rest can be told."""
-        return not self.as_it_was and Came.OTHER not in self.came.values()
+    def some_done(self) -> bool:
+        return Came.DONE in self.came.values()
+
+    @property
+    def can_be_told(self) -> bool:
+        """Whether each change stands where this deployment can have left it."""
+        return Came.OTHER not in self.came.values()
 
     @property
     def left(self) -> dict[str, Came]:
@@ -59,12 +64,18 @@ class Aftermath:
 def _came(change: ProfileChangePlan, action: Action, runs: str, found: Observation) -> Came:
     state = found.profile(str(change.profile))
     current = state.current if state is not None else None
-    at_work = not change.profile.is_system or not action.activates or found.running == change.to
-    if (current.path if current else "") == change.to or not action.sets_profile:
-        if at_work:
-            return Came.DONE
-        return Came.NOT_DONE if current == change.before else Came.OTHER
+    is_set = (current.path if current else "") == change.to
+    concerns_running = change.profile.is_system and action.activates
+    if not action.sets_profile:
+        is_set, newly = current == change.before, concerns_running and found.running == change.to
+        return (Came.DONE if newly else Came.NOT_DONE) if is_set else Came.OTHER
+    if is_set:
+        return Came.DONE if not concerns_running or found.running == change.to else _unless_unchanged(change, current)
     if current != change.before:
         return Came.OTHER
-    newly = change.profile.is_system and action.activates and found.running == change.to != runs
-    return Came.HALF if newly else Came.NOT_DONE
+    return Came.RUNS if concerns_running and found.running == change.to != runs else Came.NOT_DONE
+
+
+def _unless_unchanged(change: ProfileChangePlan, current: GenerationRef | None) -> Came:
+    """The profile is right and what runs is not: a change of what runs alone has then not been made at all."""
+    return Came.NOT_DONE if current == change.before else Came.SET

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from reconciler.core.agent.messages import MissingRequest, PathMessage, RealiseRequest
 from reconciler.core.agent.paths import to_message
 from reconciler.core.build.events import BuildEvent, BuildOptions
-from reconciler.core.build.realise import realise
-from reconciler.core.errors import InternalError, StoreError
+from reconciler.core.build.realise import BuildsError, realise
+from reconciler.core.errors import BuildError, InternalError, ReconcilerError, StoreError
 from reconciler.core.nix import nar
-from reconciler.core.nix.derivation import Derivation
 from reconciler.core.nix.hashes import Hash
 from reconciler.core.nix.store_path import StorePath
 from reconciler.core.store.store import Store
@@ -20,7 +19,6 @@ from reconciler.fleet.events import Observer
 from reconciler.fleet.rollout import HostRun
 from reconciler.fleet.targets import ProfileTarget, environment_graph
 from reconciler.packages.instantiate import instantiate
-from reconciler.packages.model import Graph, Package
 from reconciler.packages.resolver import Resolver
 
 # A host needs room for what it gets and for the database and directories that come with it.
@@ -38,6 +36,15 @@ class Bundle:
         return sum(path.nar_size for path in self.paths)
 
 
+@dataclass(frozen=True)
+class Made:
+    """What came of making targets: the derivations that were built, and why each of the other targets (by its path)
+    could not be made."""
+
+    built: tuple[StorePath, ...]
+    failures: Mapping[StorePath, ReconcilerError]
+
+
 class Workshop:
     """The controller's store, and what is made in it for a run."""
 
@@ -45,37 +52,57 @@ class Workshop:
         self.store = store
         self._resolver = resolver
         self._observer = observer
-        self._options = BuildOptions(jobs=jobs, on_event=lambda event: observer.building("here", event))
+        self._jobs = jobs
+        self._built: list[StorePath] = []
 
     def instantiate(self, targets: Sequence[ProfileTarget]) -> None:
         """Write the derivations and sources of these targets' packages into the store."""
-        packages = [package for target in targets for package in target.packages]
-        self._require_given(packages)
-        instantiate(self._resolver.graph(packages), self.store)
+        instantiate(self._resolver.graph(package for target in targets for package in target.packages), self.store)
 
-    def _require_given(self, packages: Iterable[Package]) -> None:
-        for package in packages:
-            if package.derivation is None and not self.store.is_valid(package.output):
-                raise StoreError(
-                    f"{package.output} is not in this controller's store, and nothing says how to build it",
-                    hint="name a package instead of a store path, or copy the path into the store first",
-                )
-
-    def realise(self, targets: Sequence[ProfileTarget]) -> tuple[StorePath, ...]:
-        """Make these targets valid here; the packages that were built for it."""
+    def realise(self, targets: Sequence[ProfileTarget]) -> Made:
+        """Make these targets valid here. What cannot be made keeps only the targets that need it from being made;
+        CollisionError where two packages of one environment have one file."""
+        self._built = []
         lacking = [target for target in targets if not self.store.is_valid(target.path)]
-        if not lacking:
-            return ()
-        self.instantiate(lacking)
-        built = realise(self.store, package_derivations(lacking), self._options).built
+        failures: dict[StorePath, ReconcilerError] = {}
+        self._packages(lacking, failures)
+        good = [target for target in lacking if target.path not in failures]
         # An environment's manifest refers to the packages, so it cannot be valid before they are.
-        instantiate(environment_graph(target.environment for target in lacking), self.store)
-        realise(self.store, [target.environment.drv_path for target in lacking], self._options)
-        for target in lacking:
+        instantiate(environment_graph(target.environment for target in good), self.store)
+        packages = tuple(self._built)
+        self._realise([target.environment.drv_path for target in good], keep_going=False)
+        for target in good:
             if target.toplevel is not None:
                 made = target.toplevel
                 self.store.add_tree(made.path.name, made.tree, made.references)
-        return tuple(built)
+        return Made(packages, failures)
+
+    def _packages(self, targets: Sequence[ProfileTarget], failures: dict[StorePath, ReconcilerError]) -> None:
+        """Build the packages of `targets`, as far as they can be built."""
+        try:
+            self.instantiate(targets)
+            self._realise(package_derivations(targets), keep_going=True)
+        except BuildsError as error:
+            for target in targets:
+                needed = self._resolver.graph(target.packages).derivations
+                reasons = [one for path, one in error.errors.items() if path in needed]
+                if reasons:
+                    failures[target.path] = reasons[0]
+        except ReconcilerError as error:
+            # Nothing was built yet, since a source is missing, say: whose fault that is, is found one by one.
+            if len(targets) == 1:
+                failures[targets[0].path] = error
+            else:
+                for target in targets:
+                    self._packages([target], failures)
+
+    def _realise(self, derivations: Sequence[StorePath], keep_going: bool) -> None:
+        realise(self.store, derivations, BuildOptions(self._jobs, keep_going=keep_going, on_event=self._heard))
+
+    def _heard(self, event: BuildEvent) -> None:
+        if event.kind == "done":
+            self._built.append(StorePath.parse(event.derivation))
+        self._observer.building("here", event)
 
     def bundle(self, paths: Iterable[StorePath]) -> Bundle:
         """The closure of `paths`, which are valid here."""
@@ -149,11 +176,20 @@ class FromHere:
 class BuiltThere:
     """Delivery of derivations and sources, which the host itself realises."""
 
-    def __init__(self, workshop: Workshop, targets: dict[str, ProfileTarget], jobs: int, observer: Observer) -> None:
+    def __init__(
+        self,
+        workshop: Workshop,
+        targets: Mapping[str, ProfileTarget],
+        jobs: int,
+        observer: Observer,
+        told: Callable[[ReconcilerError], ReconcilerError],
+    ) -> None:
+        """`told` says of a host's error what the inventory has to do with it."""
         self._workshop = workshop
         self._targets = targets
         self._jobs = jobs
         self._observer = observer
+        self._told = told
         self._bundles: dict[frozenset[str], Bundle] = {}
         self.sent: dict[str, int] = {}
 
@@ -175,7 +211,10 @@ class BuiltThere:
             self.sent[run.plan.host] = send(run, self._bundles[_wanted(run)], self._workshop.nar, self._observer)
             self._build(run, package_derivations(targets))
             self._send_from_memory(run, [made for target in targets for made in _environment_parts(target)])
-            self._build(run, [target.environment.drv_path for target in targets])
+            try:
+                self._build(run, [target.environment.drv_path for target in targets])
+            except BuildError as error:
+                raise self._told(error) from error
             self._send_from_memory(run, [_toplevel_part(target) for target in targets if target.toplevel is not None])
 
     def _build(self, run: HostRun, derivations: Sequence[StorePath]) -> None:
@@ -183,9 +222,14 @@ class BuiltThere:
             kind, derivation, detail = (str(event.get(key, "")) for key in ("kind", "derivation", "detail"))
             self._observer.building(run.plan.host, BuildEvent(kind, derivation, detail))
 
-        if derivations:
-            names = tuple(str(path) for path in derivations)
+        if not derivations:
+            return
+        names = tuple(str(path) for path in derivations)
+        try:
             run.live.agent.realise(RealiseRequest(names, jobs=self._jobs), tell)
+        except BuildError as error:
+            there = f"on {run.plan.host}: {error.hint}" if error.hint else None
+            raise BuildError(error.message, there) from error
 
     def _send_from_memory(self, run: HostRun, parts: Sequence[tuple[PathMessage, bytes]]) -> None:
         archives = {info.path: archive for info, archive in parts}
@@ -223,18 +267,3 @@ def _part(path: StorePath, node: nar.Node, references: Sequence[StorePath], ca: 
 
 def _wanted(run: HostRun) -> frozenset[str]:
     return frozenset(change.to for change in run.changes if change.to)
-
-
-def to_be_built(store: Store | None, graph: Graph) -> tuple[str, ...]:
-    """The names of the packages that would be built for `graph`, less what the store has and what is only fetched."""
-
-    def is_there(derivation: Derivation) -> bool:
-        return store is not None and all(o.path and store.is_valid(o.path) for o in derivation.outputs.values())
-
-    return tuple(
-        sorted(
-            path.name.removesuffix(".drv")
-            for path, derivation in graph.derivations.items()
-            if not derivation.builder.startswith("builtin:") and not is_there(derivation)
-        )
-    )

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from reconciler.core.agent.action import Action
 from reconciler.core.agent.messages import ObserveRequest
 from reconciler.core.errors import ReconcilerError, UsageError
 from reconciler.core.nix.store_path import StorePath
-from reconciler.core.store.store import Store
+from reconciler.core.profile.environment import CollisionError
 from reconciler.fleet import ask, delivery
 from reconciler.fleet.events import Observer, Phase
 from reconciler.fleet.executor import Threads
+from reconciler.fleet.foresight import foresee, told, wanted_paths, wanted_targets
 from reconciler.fleet.journal import Journal
 from reconciler.fleet.outcomes import Event, State
 from reconciler.fleet.plan import HostPlan, Plan, plan_host
@@ -25,7 +25,7 @@ from reconciler.fleet.report import Report
 from reconciler.fleet.rollout import HostRun, Rollout, RunFacts
 from reconciler.fleet.select import Selection
 from reconciler.fleet.session import Session, probe_all
-from reconciler.fleet.targets import ProfileTarget, Targets, environment_graph, resolve
+from reconciler.fleet.targets import Targets, resolve
 
 BUILD_PLACES = ("controller", "target")
 
@@ -53,13 +53,14 @@ class DeployRequest:
 def prepare(project: Project, request: DeployRequest, observer: Observer) -> Prepared:
     """Resolve and probe; nothing is changed anywhere."""
     hosts = request.selection.names(project.inventory)
+    request.selection.require_users(project.inventory, hosts)
     targets = _selected(resolve(project.inventory, project.resolver, hosts), request)
     facts = _facts(project, request)
     executor = Threads(project.forks(request.forks))
     if not request.action.reaches_hosts:
         plan = Plan(tuple(HostPlan(host, State.PLANNED) for host in hosts))
         prepared = Prepared(project, facts, plan, {}, executor, request.selection.hosts, targets=targets)
-        _foresee(prepared)
+        foresee(prepared)
         return prepared
     sessions = {host: Session(host, project.inventory.connection(host), project.connect) for host in hosts}
     started = time.monotonic()
@@ -79,7 +80,11 @@ def prepare(project: Project, request: DeployRequest, observer: Observer) -> Pre
     )
     protected = [host for host in hosts if project.inventory.protected(host)]
     prepared.question = ask.about_deploy(prepared.plan, request.action, request.selection.hosts, protected)
-    _foresee(prepared)
+    try:
+        foresee(prepared)
+    except BaseException:
+        prepared.close()
+        raise
     return prepared
 
 
@@ -93,19 +98,19 @@ def execute(prepared: Prepared, observer: Observer) -> Report:
 
 def _deploy(prepared: Prepared, runs: list[HostRun], observer: Observer, recorder: Recorder) -> None:
     facts = prepared.facts
-    wanted = _wanted_targets(prepared)
+    jobs = os.cpu_count() or 1
     with prepared.project.open_store() as store:
-        workshop = delivery.Workshop(store, prepared.project.resolver, observer, jobs=os.cpu_count() or 1)
+        workshop = delivery.Workshop(store, prepared.project.resolver, observer, jobs)
         deliver: delivery.FromHere | delivery.BuiltThere
         if prepared.build_on == "target":
             by_path = prepared.targets.by_path() if prepared.targets else {}
-            deliver = delivery.BuiltThere(workshop, dict(by_path), os.cpu_count() or 1, observer)
+            deliver = delivery.BuiltThere(workshop, by_path, jobs, observer, lambda error: told(prepared, error))
         else:
             deliver = delivery.FromHere(workshop, observer)
         rollout = Rollout(facts, runs, prepared.executor, observer, deliver)
         recorder.begin(rollout)
         if prepared.build_on == "controller":
-            _realise_here(workshop, wanted, rollout, observer)
+            _realise_here(workshop, prepared, rollout, observer)
         if facts.action.reaches_hosts:
             deliver.prepare(rollout.having(State.PLANNED, State.REALISED))
             rollout.stage()
@@ -114,31 +119,30 @@ def _deploy(prepared: Prepared, runs: list[HostRun], observer: Observer, recorde
                 rollout.switch()
 
 
-def _realise_here(
-    workshop: delivery.Workshop, wanted: Sequence[ProfileTarget], rollout: Rollout, observer: Observer
-) -> None:
+def _realise_here(workshop: delivery.Workshop, prepared: Prepared, rollout: Rollout, observer: Observer) -> None:
+    """Make what the hosts need. A host whose packages cannot all be made is left out."""
     runs = rollout.having(State.PLANNED)
     observer.phase_begins(Phase.REALISE, tuple(run.plan.host for run in runs))
     started = time.monotonic()
-    built = workshop.realise(wanted)
+    try:
+        made = workshop.realise(wanted_targets(prepared))
+    except CollisionError as error:
+        raise told(prepared, error) from None
     for run in runs:
-        run.happen(Event.REALISED)
-    names = ", ".join(path.name.removesuffix(".drv") for path in built)
-    observer.phase_ends(
-        Phase.REALISE, f"{names} built in {time.monotonic() - started:.1f} s" if built else "nothing to build"
-    )
+        failures = (made.failures.get(StorePath.parse(path)) for path in wanted_paths(prepared, run.plan))
+        failure = next((one for one in failures if one is not None), None)
+        if failure is None:
+            run.happen(Event.REALISED)
+        else:
+            run.fail(failure)
+    observer.phase_ends(Phase.REALISE, _made(made, time.monotonic() - started))
 
 
-def _wanted_targets(prepared: Prepared) -> list[ProfileTarget]:
-    """The targets that some host changes to; for a build, all of them."""
-    if prepared.targets is None:
-        return []
-    by_path = prepared.targets.by_path()
-    if not prepared.facts.action.reaches_hosts:
-        found = {t.path: t for profiles in prepared.targets.hosts.values() for t in profiles.values()}
-        return list(found.values())
-    paths = {change.to for host in prepared.plan.changing for change in host.changes}
-    return [by_path[path] for path in sorted(paths)]
+def _made(made: delivery.Made, seconds: float) -> str:
+    names = ", ".join(path.name.removesuffix(".drv") for path in made.built)
+    failed = dict.fromkeys(error.message.split("\n", 1)[0] for error in made.failures.values())
+    built = f"{names} built in {seconds:.1f} s" if names else ""
+    return "; ".join(part for part in (built, *failed) if part) or "nothing to build"
 
 
 def _facts(project: Project, request: DeployRequest) -> RunFacts:
@@ -183,34 +187,3 @@ def state_of(error: ReconcilerError) -> State:
     by_status = {state.status: state for state in (State.FAILED, State.REFUSED, State.UNREACHABLE)}
     # A link lost while probing changed nothing: the host was not reached, and nothing about it is in doubt.
     return by_status.get(error.status, State.UNREACHABLE if error.code == "link-lost" else State.FAILED)
-
-
-def _foresee(prepared: Prepared) -> None:
-    """What the plan can say of builds and sizes without making anything."""
-    targets = _wanted_targets(prepared)
-    root = prepared.project.store_root
-    if not targets or prepared.targets is None:
-        return
-    resolver = prepared.project.resolver
-    graph = resolver.graph(package for target in targets for package in target.packages)
-    graph = graph | environment_graph(target.environment for target in targets)
-    if not os.path.exists(os.path.join(root, "nix/var/nix/db/db.sqlite")):
-        prepared.builds = delivery.to_be_built(None, graph)
-        return
-    with Store.open(root, create=False) as store:
-        prepared.builds = delivery.to_be_built(store, graph)
-        if prepared.sessions and all(store.is_valid(target.path) for target in targets):
-            _foresee_copies(prepared, store)
-
-
-def _foresee_copies(prepared: Prepared, store: Store) -> None:
-    def lacking(host: HostPlan) -> int:
-        paths = store.closure(sorted({StorePath.parse(change.to) for change in host.changes}))
-        infos = {str(path): store.info(path).nar_size for path in paths}
-        try:
-            valid = prepared.sessions[host.host].agent.observe(ObserveRequest(paths=tuple(infos))).valid
-        except ReconcilerError:
-            return 0  # the stage will say what is wrong with this host
-        return sum(size for path, size in infos.items() if path not in set(valid))
-
-    prepared.copy_bytes = {host.host: lacking(host) for host in prepared.plan.changing}

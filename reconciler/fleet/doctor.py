@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from reconciler.core.agent.messages import Observation, ObserveRequest
@@ -54,8 +55,24 @@ def judge(session: Session) -> Fitness:
         return _unfit(session.host, session.error or ReconcilerError("the probe gave nothing"))
     problems = [*observed.problems, *(state.problem for state in observed.profiles if state.problem)]
     if problems:
-        return Fitness(session.host, _facts(observed, session.settings), "; ".join(problems), "", ExitStatus.FAILED)
+        facts = _facts(observed, session.settings)
+        return Fitness(session.host, facts, "; ".join(problems), _remedy(problems), ExitStatus.FAILED)
     return Fitness(session.host, _facts(observed, session.settings))
+
+
+# What a probe finds wrong, by the words that tell it, and what helps. A profile's problem brings its own remedy.
+_REMEDIES = (
+    ("not root", "ansible_become: true, or log in as root"),
+    ("has no sqlite3", "install it there, or name another: ansible_python_interpreter"),
+    ("has no ctypes", "install it there, or name another: ansible_python_interpreter"),
+    ("is a link", "make it a directory, or a mount point"),
+    ("mounted read-only", "mount it writable"),
+)
+
+
+def _remedy(problems: Sequence[str]) -> str:
+    known = (remedy for problem in problems for sign, remedy in _REMEDIES if sign in problem)
+    return "; ".join(dict.fromkeys(known))
 
 
 def _unfit(host: str, error: ReconcilerError) -> Fitness:

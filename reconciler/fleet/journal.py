@@ -89,7 +89,10 @@ class Journal:
             return entries[-1]
         matching = [entry for entry in entries if name in (entry.id, entry.short)]
         if not matching:
-            raise UsageError(f"no deployment '{name}' is in the journal", hint="reconciler history lists them")
+            raise UsageError(
+                f"no deployment '{name}' is in this controller's journal",
+                hint="reconciler history lists them; one that was made elsewhere: reconciler history --hosts HOST",
+            )
         if len(matching) > 1:
             several = ", ".join(entry.id for entry in matching)
             raise UsageError(f"'{name}' is the end of several deployments: {several}", hint="give the whole id")

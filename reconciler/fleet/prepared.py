@@ -22,8 +22,8 @@ class Prepared:
     """The plan, with the logins that it was made over. Leaving the `with` block ends them.
 
     `builds`: the packages that would be built. `copy_bytes`: by host, what would be copied, where all of it is in this
-    controller's store already. `nothing`: by host, why a rollback has nothing to do there. `told`: what a host's history
-    says of the deployment that a rollback undoes. `seconds`: how long the probe took.
+    controller's store already. `nothing`: by host, why a rollback has nothing to do there. `told`: what a host's
+    history says of the deployment that a rollback undoes. `seconds`: how long the probe took.
     """
 
     project: Project
@@ -47,6 +47,10 @@ class Prepared:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the logins."""
         close_all(tuple(self.sessions.values()), self.executor)
 
     @property

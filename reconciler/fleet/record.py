@@ -5,15 +5,27 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from types import FrameType, TracebackType
 from typing import Any, Self
 
 from reconciler.fleet.journal import Journal, JournalEntry
+from reconciler.fleet.outcomes import State
 from reconciler.fleet.prepared import Prepared
 from reconciler.fleet.report import HostReport, Report
 from reconciler.fleet.rollout import HostRun, Rollout
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def _cut_off(host: HostReport, cause: BaseException, switching: bool) -> HostReport:
+    """A host of a run that ended before it came to this host."""
+    if host.state.is_final:
+        return host
+    why = str(cause) or ("interrupted" if isinstance(cause, KeyboardInterrupt) else type(cause).__name__)
+    if switching and host.state is not State.PLANNED:
+        return replace(host, state=State.UNKNOWN, detail=why, hint="reconciler status", probed=False)
+    return replace(host, state=State.FAILED, detail=why)
 
 
 class Recorder:
@@ -38,8 +50,9 @@ class Recorder:
         for number, handler in self._old_handlers.items():
             signal.signal(number, handler)
         if value is not None and self._rollout is not None:
-            # A build that failed, say: every host is as it was, and the journal must not look like a crash.
-            self._write([run.report() for run in self._rollout.runs], finished=True)
+            # The journal must not look like a crash.
+            switching = self._rollout.switching
+            self._write([_cut_off(run.report(), value, switching) for run in self._rollout.runs], finished=True)
 
     def _interrupted(self, _number: int, _frame: FrameType | None) -> None:
         """Before hosts are staged, stop at once; while they are, let go of all; once they switch, see it through."""

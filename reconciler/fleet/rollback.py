@@ -42,7 +42,7 @@ class RollbackRequest:
         if self.selection is None and self.deployment is None:
             raise UsageError(
                 "rollback of what? Neither hosts nor a deployment are named",
-                hint="rollback --hosts PATTERN, or rollback --deployment ID (reconciler history lists them)",
+                hint="reconciler rollback --hosts PATTERN, or --deployment ID (reconciler history lists them)",
             )
         if self.deployment is not None and self.to is not None:
             raise UsageError("--deployment and --to exclude each other", hint="leave one of them out")

@@ -35,6 +35,8 @@ from reconciler.fleet.session import Session, as_ours
 # How long a host is asked again after the answer to a switch was lost: the agent may still be at work.
 PROBE_AGAIN_SECONDS = 30.0
 PROBE_PAUSE_SECONDS = 1.0
+# A host that waited longer than this for the others to be staged is asked whether it is still there.
+WAITED_SECONDS = 1.0
 _LOST = "the link was lost during the switch"
 
 
@@ -65,6 +67,7 @@ class HostRun:
     problems: dict[str, str] = field(default_factory=dict)
     now: dict[str, GenerationRef | None] = field(default_factory=dict)
     probed: bool = True
+    staged_at: float = 0.0
 
     def __post_init__(self) -> None:
         self.state = self.plan.state
@@ -154,6 +157,11 @@ class Rollout:
                 run.session.close()
 
     @property
+    def switching(self) -> bool:
+        """Whether the switch has begun."""
+        return self._switching
+
+    @property
     def cancelled(self) -> bool:
         return self._cancelled.is_set()
 
@@ -169,6 +177,8 @@ class Rollout:
         self._observer.phase_begins(Phase.STAGE, tuple(run.plan.host for run in runs))
         started = time.monotonic()
         self._executor.run(self._stage, runs)
+        waited = [run for run in self.having(State.STAGED) if time.monotonic() - run.staged_at > WAITED_SECONDS]
+        self._executor.run(self._still_there, waited)
         self._hold_back_unless_all(State.STAGED)
         staged = len(self.having(State.STAGED))
         self._observer.phase_ends(Phase.STAGE, f"{staged} of {len(runs)} in {time.monotonic() - started:.1f} s")
@@ -177,7 +187,7 @@ class Rollout:
         try:
             self._stop_when_cancelled()
             agent = run.live.agent
-            agent.begin(BeginRequest(self.facts.id, self.facts.who, self.facts.message))
+            agent.begin(BeginRequest(self.facts.id, self.facts.who, self.facts.message, run.plan.host))
             self._deliver(run)
             if run.state is State.PLANNED:
                 run.happen(Event.REALISED)
@@ -186,6 +196,17 @@ class Rollout:
             self._leave_out(run, reply.problems)
             self._stop_when_cancelled()
             run.happen(Event.STAGED)
+            run.staged_at = time.monotonic()
+        except Exception as error:
+            run.fail(self._told(as_ours(error, run.plan.host)))
+            run.live.close()
+
+    def _still_there(self, run: HostRun) -> None:
+        """A link that broke while the host waited for others is told before anything is asked of it: a switch that was
+        never sent has changed nothing."""
+        try:
+            run.live.agent.observe(ObserveRequest())
+            self._stop_when_cancelled()
         except Exception as error:
             run.fail(self._told(as_ours(error, run.plan.host)))
             run.live.close()
@@ -296,7 +317,7 @@ class Rollout:
     def _settle(self, run: HostRun, found: Observation, cause: str) -> bool:
         """Whether a new probe says how the switch ended; then that is how it is told."""
         aftermath = self._judge(run, found)
-        if not aftermath.as_it_was and not aftermath.partly_done:
+        if not aftermath.can_be_told:
             run.detail = f"{cause}; a new probe found neither what was before nor what was planned"
             return False
         run.now, run.probed = {state.profile: state.current for state in found.profiles}, True
@@ -305,8 +326,15 @@ class Rollout:
         elif aftermath.all_done:
             run.happen(Event.FOUND_NEW, f"{cause}; a new probe found it done")
         else:
-            left = {label: f"{cause}; a new probe found it {came.value}" for label, came in aftermath.left.items()}
-            run.problems |= left
-            words = "; ".join(f"{label}: {problem}" for label, problem in left.items())
-            run.happen(Event.FOUND_NEW, words, "deploy again")
+            self._tell_partial(run, aftermath, cause)
         return True
+
+    def _tell_partial(self, run: HostRun, aftermath: Aftermath, cause: str) -> None:
+        """The agent was killed between two profiles, or could not undo what it had done of a switch that failed."""
+        found = {label: f"a new probe found it {came.value}" for label, came in aftermath.left.items()}
+        words = f"{cause}; {'; '.join(f'{label}: {what}' for label, what in found.items())}"
+        if aftermath.some_done:
+            run.problems |= found
+            run.happen(Event.FOUND_NEW, words, "deploy again")
+        else:
+            run.detail, run.hint = words, "deploy again"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import fnmatch
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from reconciler.core.errors import UsageError
 from reconciler.core.profile.names import ProfileId
 from reconciler.inventory.inventory import Inventory
+from reconciler.inventory.names import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,20 @@ class Selection:
                 hint=f"'{self.hosts}' matches {', '.join(chosen[:5])}{', …' if len(chosen) > 5 else ''}",
             )
         return limited
+
+    def require_users(self, inventory: Inventory, hosts: Sequence[str]) -> None:
+        """UsageError for a part of `users` that names no user whom the inventory declares on these hosts."""
+        if self.users is None:
+            return
+        known = sorted({user for host in hosts for user in inventory.desired(host).users})
+        parts = [part.strip() for part in self.users.split(",") if part.strip()]
+        if not parts:
+            raise UsageError("--users is empty", hint="leave it out for all of them")
+        for part in parts:
+            if not fnmatch.filter(known, part):
+                listed = ", ".join(known[:10]) + (", …" if len(known) > 10 else "")
+                hint = did_you_mean(part, known) or (f"there are: {listed}" if known else "they have no users declared")
+                raise UsageError(f"--users '{part}' matches no user of these hosts", hint=hint)
 
     @property
     def everything(self) -> bool:

@@ -55,8 +55,11 @@ def goals_to(past: Past, number: int, meant: Callable[[ProfileId], bool]) -> lis
             continue
         listed = {generation.number: generation for generation in past.generations.get(state.profile, ())}
         if number not in listed:
-            have = ", ".join(str(each) for each in listed) or "none"
-            raise StoreError(f"{past.host}: {profile.label} has no generation {number}", hint=f"there are: {have}")
+            have = f"it has {', '.join(str(each) for each in listed)}" if listed else "it has none"
+            raise StoreError(
+                f"{past.host}: {profile.label} has no generation {number}; {have}",
+                hint=f"reconciler generations --hosts {past.host}",
+            )
         goals.append((state, GenerationRef(number, listed[number].path)))
     return goals
 
@@ -80,7 +83,7 @@ def goals_undoing(past: Past, undoes: str, meant: Callable[[ProfileId], bool]) -
     if moved:
         raise RefusedError(
             f"{past.host} has changed since {undoes}: {'; '.join(moved)}",
-            hint="roll back what came after it first, or name a generation: rollback --hosts HOST --to N",
+            hint="roll back what came after it first, or name a generation: reconciler rollback --hosts HOST --to N",
         )
     return goals
 

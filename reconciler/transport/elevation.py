@@ -54,11 +54,12 @@ class Elevation:
 
     def explain(self, stderr: str) -> ElevationError | None:
         """Why sudo did not start the program, when that is what stderr says."""
-        sudoers = f"reconciler sudoers --hosts {self._host}"
+        # `reconciler sudoers` will print the least of these some day; until then the line itself helps.
+        sudoers = f"on {self._host}, in /etc/sudoers.d/reconciler: USER ALL=(root) NOPASSWD: ALL"
         causes = (
-            ("a password is required", "sudo asks for a password", f"add -K, or: {sudoers}"),
+            ("a password is required", "sudo asks for a password", f"add -K, or {sudoers}"),
             ("incorrect password attempt", "sudo refused the password", "give it again with -K"),
-            ("must have a tty", "sudo asks for a terminal (requiretty)", sudoers),
+            ("must have a tty", "sudo asks for a terminal (requiretty)", "in its sudoers: Defaults:USER !requiretty"),
             ("is not in the sudoers file", "the login user may not use sudo", sudoers),
             ("is not allowed to execute", "the login user may not run the agent by sudo", sudoers),
             ("may not run sudo", "the login user may not use sudo", sudoers),

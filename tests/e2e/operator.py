@@ -1,4 +1,4 @@
-"""An operator at a controller: a project, a home and a store of their own, and commands typed as a person types them."""
+"""An operator at a controller: a project, a home and a store of their own; commands typed as a person types them."""
 
 from __future__ import annotations
 

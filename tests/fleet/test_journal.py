@@ -69,7 +69,7 @@ def test_an_end_that_two_share_is_refused_with_both(tmp_path: Path) -> None:
 def test_an_unknown_deployment_is_a_usage_error(tmp_path: Path, name: str) -> None:
     journal = Journal(tmp_path, INVENTORY)
     journal.write(ENTRY)
-    with pytest.raises(UsageError, match=f"no deployment '{name}' is in the journal"):
+    with pytest.raises(UsageError, match=f"no deployment '{name}' is in this controller's journal"):
         journal.find(name)
 
 

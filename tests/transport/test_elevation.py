@@ -79,7 +79,7 @@ def test_what_sudo_says_is_said_in_our_words(stderr: str, message: str) -> None:
 def test_the_hint_for_a_password_names_both_ways() -> None:
     explained = Elevation("root", "sudo", None, "web01").explain("sudo: a password is required\n")
     assert explained is not None
-    assert explained.hint == "add -K, or: reconciler sudoers --hosts web01"
+    assert explained.hint == "add -K, or on web01, in /etc/sudoers.d/reconciler: USER ALL=(root) NOPASSWD: ALL"
 
 
 def test_other_words_are_not_sudo_s() -> None:

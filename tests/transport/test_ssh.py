@@ -481,7 +481,9 @@ def test_sudo_that_wants_a_password_is_told_with_both_ways_out(fleet: MakeFleet)
     (host,) = fleet(1)
     with pytest.raises(ElevationError, match=r"^sudo asks for a password$") as caught:
         observe(settings(host, user="ops", become=True))
-    assert caught.value.hint == f"add -K, or: reconciler sudoers --hosts {host.name}"
+    assert (
+        caught.value.hint == f"add -K, or on {host.name}, in /etc/sudoers.d/reconciler: USER ALL=(root) NOPASSWD: ALL"
+    )
 
 
 def test_a_wrong_password_is_tried_once(fleet: MakeFleet) -> None:

@@ -1,0 +1,156 @@
+"""What can be said of a run before it makes anything: what is to be built and copied, and what cannot work."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+
+from reconciler.core.agent.messages import ObserveRequest
+from reconciler.core.errors import BuildError, Faults, ReconcilerError, UsageError
+from reconciler.core.nix.derivation import Derivation
+from reconciler.core.nix.store_path import StorePath
+from reconciler.core.profile.environment import CollisionError, EnvironmentPlan, build_environment
+from reconciler.core.profile.names import ProfileId
+from reconciler.core.store.store import Store
+from reconciler.fleet.declared import Declared, declared, located
+from reconciler.fleet.plan import HostPlan
+from reconciler.fleet.prepared import Prepared
+from reconciler.fleet.targets import ProfileTarget, environment_graph
+from reconciler.packages.model import Graph
+from reconciler.packages.sources import GivenPath
+
+
+def foresee(prepared: Prepared) -> None:
+    """Fill in what will be built and how much is copied, as far as the controller's store tells.
+
+    UsageError for what the inventory asks for and nobody can make: a store path that is nowhere, two packages with
+    one file.
+    """
+    wanted = wanted_targets(prepared)
+    if not wanted:
+        return
+    root = prepared.project.store_root
+    if os.path.exists(os.path.join(root, "nix/var/nix/db/db.sqlite")):
+        with Store.open(root, create=False) as store:
+            _foresee(prepared, wanted, store)
+    else:
+        _foresee(prepared, wanted, None)
+
+
+def _foresee(prepared: Prepared, wanted: Sequence[ProfileTarget], store: Store | None) -> None:
+    _require_given(prepared, store)
+    graph = prepared.project.resolver.graph(package for target in wanted for package in target.packages)
+    prepared.builds = to_be_built(store, graph | environment_graph(target.environment for target in wanted))
+    if store is None:
+        return
+    _refuse_collisions(prepared, wanted, store)
+    if prepared.sessions and all(store.is_valid(target.path) for target in wanted):
+        _foresee_copies(prepared, store)
+
+
+def wanted_targets(prepared: Prepared) -> list[ProfileTarget]:
+    """The targets that some host changes to; for a build, all of them."""
+    if prepared.targets is None:
+        return []
+    by_path = prepared.targets.by_path()
+    found = {path for host in prepared.plan.changing for path in wanted_paths(prepared, host)}
+    return [by_path[path] for path in sorted(found)]
+
+
+def wanted_paths(prepared: Prepared, host: HostPlan) -> tuple[str, ...]:
+    """What one host's profiles change to; for a build, what they shall be."""
+    if prepared.targets is not None and not prepared.facts.action.reaches_hosts:
+        return tuple(str(target.path) for target in prepared.targets.hosts[host.host].values())
+    return tuple(change.to for change in host.changes if change.to)
+
+
+def to_be_built(store: Store | None, graph: Graph) -> tuple[str, ...]:
+    """The names of the packages that would be built for `graph`, less what the store has and what is only fetched."""
+
+    def is_there(derivation: Derivation) -> bool:
+        return store is not None and all(o.path and store.is_valid(o.path) for o in derivation.outputs.values())
+
+    return tuple(
+        sorted(
+            path.name.removesuffix(".drv")
+            for path, derivation in graph.derivations.items()
+            if not derivation.builder.startswith("builtin:") and not is_there(derivation)
+        )
+    )
+
+
+def _foresee_copies(prepared: Prepared, store: Store) -> None:
+    """Ask every host that changes what it lacks. The store is read here, in the thread that opened it."""
+    sizes: dict[StorePath, int] = {}
+
+    def needs(host: HostPlan) -> tuple[HostPlan, tuple[StorePath, ...]]:
+        paths = store.closure(sorted({StorePath.parse(change.to) for change in host.changes}))
+        sizes.update((path, store.info(path).nar_size) for path in paths if path not in sizes)
+        return host, tuple(paths)
+
+    def lacking(pair: tuple[HostPlan, tuple[StorePath, ...]]) -> int | None:
+        host, paths = pair
+        try:
+            request = ObserveRequest(paths=tuple(str(path) for path in paths))
+            valid = set(prepared.sessions[host.host].agent.observe(request).valid)
+        except ReconcilerError:
+            return None  # the stage will say what is wrong with this host
+        return sum(sizes[path] for path in paths if str(path) not in valid)
+
+    questions = [needs(host) for host in prepared.plan.changing]
+    answers = zip(questions, prepared.executor.run(lacking, questions), strict=True)
+    prepared.copy_bytes = {host.host: size for (host, _), size in answers if size is not None}
+
+
+# --- what cannot work -------------------------------------------------------------------------------------------------
+
+
+def _profiles(prepared: Prepared) -> Iterator[tuple[ProfileId, ProfileTarget, tuple[Declared, ...]]]:
+    """Every profile that some host changes, with what the inventory says of it."""
+    project, targets = prepared.project, prepared.targets
+    for host in prepared.plan.changing:
+        wanted = set(wanted_paths(prepared, host))
+        for profile, target in (targets.hosts[host.host] if targets else {}).items():
+            if str(target.path) in wanted:
+                yield profile, target, declared(project.inventory, project.resolver, host.host, profile)
+
+
+def _require_given(prepared: Prepared, store: Store | None) -> None:
+    """A store path that was given as such cannot be made: it has to be here."""
+    faults: dict[str, UsageError] = {}
+    for _, target, packages in _profiles(prepared):
+        if all(package.derivation is not None for package in target.packages):
+            continue
+        for each in packages:
+            path = each.package.output
+            if each.package.derivation is None and (store is None or not store.is_valid(path)):
+                error = GivenPath(path).missing
+                faults.setdefault(str(each.position), UsageError(f"{each.position}: {error.message}", error.hint))
+    if faults:
+        raise Faults(faults.values())
+
+
+def _refuse_collisions(prepared: Prepared, wanted: Sequence[ProfileTarget], store: Store) -> None:
+    """Put together, for nothing, each environment whose packages are all here: what cannot be is better told now."""
+    plans = {target.environment.output: target for target in wanted}
+    for target in plans.values():
+        made = store.is_valid(target.environment.output)
+        if not made and all(store.is_valid(package.output) for package in target.packages):
+            _try_environment(prepared, target.environment, store)
+
+
+def _try_environment(prepared: Prepared, plan: EnvironmentPlan, store: Store) -> None:
+    with tempfile.TemporaryDirectory(prefix="reconciler-") as scratch:
+        try:
+            build_environment(plan.derivation.environment, store, os.path.join(scratch, "environment"))
+        except CollisionError as error:
+            raise told(prepared, error) from None
+        except BuildError:
+            return  # the run itself says it, with its log
+
+
+def told(prepared: Prepared, error: ReconcilerError) -> ReconcilerError:
+    """A collision with the user and the lines of the inventory; any other error as it is."""
+    found = (located(error, profile, packages) for profile, _, packages in _profiles(prepared))
+    return next((one for one in found if one is not None), error)
