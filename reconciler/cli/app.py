@@ -65,7 +65,7 @@ class Group(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name = args[0]
         if name.startswith("-"):
-            raise UsageError(f"no such option '{name}' for {ctx.command_path}", f"{ctx.command_path} --help")
+            raise _before_the_command(name, ctx.command_path)
         if name not in COMMANDS:
             raise UsageError(f"no such command '{name}'", did_you_mean(name, COMMANDS) or f"{ctx.command_path} --help")
         return super().resolve_command(ctx, args)
@@ -129,6 +129,8 @@ def in_our_words(error: click.UsageError, path: str) -> UsageError:
     """What click found wrong with the command line of `path`, as we say it."""
     path = error.ctx.command_path if error.ctx else path
     if isinstance(error, click.NoSuchOption):
+        if error.ctx and isinstance(error.ctx.command, click.Group):
+            return _before_the_command(error.option_name, path)
         known = _options(error.ctx) if error.ctx else []
         hint = did_you_mean(error.option_name, known) or f"{path} --help"
         return UsageError(f"no such option '{error.option_name}' for {path}", hint)
@@ -140,6 +142,14 @@ def in_our_words(error: click.UsageError, path: str) -> UsageError:
     return UsageError(_sentence(error.format_message()), f"{path} --help")
 
 
+def _before_the_command(option: str, path: str) -> UsageError:
+    """An option where a command was due; often one of the command's own."""
+    commands = ("plan", "deploy")
+    known = {name for command in commands for parameter in load(command).params for name in parameter.opts}
+    hint = f"options stand behind the command: {path} plan {option} …" if option in known else f"{path} --help"
+    return UsageError(f"no such option '{option}' for {path}", hint)
+
+
 def _options(context: click.Context) -> list[str]:
     return [name for parameter in context.command.get_params(context) for name in parameter.opts if name[:2] == "--"]
 
@@ -147,7 +157,7 @@ def _options(context: click.Context) -> list[str]:
 def _spelling(parameter: click.Parameter, context: click.Context | None) -> str:
     if isinstance(parameter, click.Option) and context is not None:
         return f"{parameter.opts[-1]} {parameter.make_metavar(context)}"
-    return (parameter.human_readable_name or "").upper()
+    return parameter.metavar or (parameter.name or "").upper() if isinstance(parameter, click.Argument) else ""
 
 
 def _sentence(text: str) -> str:

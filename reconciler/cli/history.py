@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from reconciler.cli.app import Command
-from reconciler.cli.options import choice_of, choice_options, json_option, login_of, login_options
+from reconciler.cli.options import Number, choice_of, choice_options, json_option, login_of, login_options
 from reconciler.core.errors import ExitStatus, UsageError, worst
 
 
@@ -20,7 +20,7 @@ from reconciler.core.errors import ExitStatus, UsageError, worst
     "-n",
     "--limit-to",
     "most",
-    type=click.IntRange(min=1),
+    type=Number("a number of lines", 10_000),
     default=30,
     metavar="N",
     help="At most N deployments, or lines of each host (default 30).",
@@ -36,8 +36,8 @@ def command(*, deployment: str | None, host_name: str | None, most: int, as_json
 
     login, choice = login_of(values), choice_of(values)
     output = Output()
-    hosts = choice.hosts or host_name
-    if deployment and hosts:
+    hosts = host_name if choice.hosts is None else choice.hosts
+    if deployment and hosts is not None:
         raise UsageError("history takes a deployment or hosts, not both", "leave one of them out")
     if hosts is None:
         return _journal(login.inventory, deployment, most, output, as_json)

@@ -32,7 +32,7 @@ all:
     # These hosts are throw-away ones on this machine: `reconciler lab up` makes them. For hosts of your own, name them
     # above and delete the next two lines; ~/.ssh/config, known_hosts and your ssh agent count, as they do for ssh.
     ansible_user: root
-    ansible_ssh_common_args: "-F {{{{ inventory_dir }}}}/.lab/ssh_config"
+    ansible_ssh_common_args: "-F '{{{{ inventory_dir }}}}/.lab/ssh_config'"
     desired:
       packages: [greet]
 """

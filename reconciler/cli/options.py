@@ -27,15 +27,21 @@ class OneOf(click.ParamType[str]):
         return self.fail(f"'{value}' is not one of {', '.join(self.words)}{f'; {near}' if near else ''}", param, ctx)
 
 
-class Forks(click.ParamType[int]):
-    """A number of hosts at once, 1 to 10000."""
+class Number(click.ParamType[int]):
+    """A whole number from 1; `what` says of what, in the error."""
 
     name = "N"
 
+    def __init__(self, what: str, most: int | None = None) -> None:
+        self._what = what if most is None else f"{what} from 1 to {most}"
+        self._most = most
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        if isinstance(value, str) and value.isascii() and value.isdigit() and 1 <= int(value) <= 10_000:
+        if isinstance(value, int):  # the default
+            return value
+        if value.isascii() and value.isdigit() and 1 <= int(value) <= (self._most or int(value)):
             return int(value)
-        return self.fail(f"'{value}' is not a number of hosts from 1 to 10000", param, ctx)
+        return self.fail(f"'{value}' is not {self._what}", param, ctx)
 
 
 @dataclass(frozen=True)
@@ -72,7 +78,7 @@ def login_options(function: F) -> F:
     """Options that become one `login: Login` (see `gathered`)."""
     for option in (
         click.option("-v", "--verbose", is_flag=True, help="Say more: what builds print, each host's details."),
-        click.option("-f", "--forks", type=Forks(), help="How many hosts at once."),
+        click.option("-f", "--forks", type=Number("a number of hosts", 10_000), help="How many hosts at once."),
         click.option("-K", "--ask-become-pass", is_flag=True, help="Ask for sudo's password, once, before anything."),
         click.option("-u", "--user", metavar="NAME", help="Log in as NAME, whatever the inventory says."),
     ):

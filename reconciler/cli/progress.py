@@ -15,6 +15,7 @@ from reconciler.fleet.events import Observer, Phase
 from reconciler.fleet.outcomes import State
 
 if TYPE_CHECKING:
+    from rich.live import Live as RichLive
     from rich.text import Text
 
 # Redrawing costs the controller time that its transfers could use.
@@ -69,19 +70,21 @@ class Live:
         self._verbose = verbose
         self._lock = threading.Lock()
         self._console = output.console()
+        self._live: RichLive | None = None
 
     @contextlib.contextmanager
     def shown(self) -> Iterator[None]:
         from rich.live import Live as RichLive
 
-        with RichLive(
+        self._live = RichLive(
             get_renderable=self._drawn,
             console=self._console,
             refresh_per_second=_REDRAWS_PER_SECOND,
             transient=True,
             redirect_stdout=False,
             redirect_stderr=False,
-        ):
+        )
+        with self._live:
             yield
 
     def phase_begins(self, phase: Phase, hosts: tuple[str, ...]) -> None:
@@ -110,6 +113,9 @@ class Live:
 
     def _print(self, line: str) -> None:
         if line:
+            # What is printed scrolls away above the board as it was last drawn: not as it stood in the phase before.
+            if self._live is not None:
+                self._live.refresh()
             self._console.print(visible(line), markup=False)
 
     def _drawn(self) -> Text:

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from reconciler.cli.app import Command
-from reconciler.cli.options import choice_of, choice_options, json_option, login_of, login_options, yes_option
+from reconciler.cli.options import (
+    Number,
+    choice_of,
+    choice_options,
+    json_option,
+    login_of,
+    login_options,
+    yes_option,
+)
 from reconciler.cli.output import Output
 from reconciler.core.errors import ExitStatus, ReconcilerError
 
@@ -22,7 +30,7 @@ if TYPE_CHECKING:
 @choice_options("The hosts to roll back; with --deployment, of its hosts only these.")
 @click.option("--deployment", metavar="ID", help="The deployment to undo: its id, the end of it (k7), or last.")
 @click.option(
-    "--to", type=click.IntRange(min=1), metavar="N", help="Go to generation N (the system's, unless --users)."
+    "--to", type=Number("a generation's number"), metavar="N", help="Go to generation N (the system's, unless --users)."
 )
 @click.option("-m", "--message", default="", help="Why; kept in the history.")
 @click.option("-C", "--check", is_flag=True, help="Show what would be put back, and do nothing.")
@@ -47,7 +55,7 @@ def command(
 
     login, choice, consent = login_of(values), choice_of(values), Consent.parse(yes)
     output = Output()
-    chosen = choice.hosts is not None or choice.limit or choice.system or choice.users is not None
+    chosen = choice.limit is not None or choice.system or choice.users is not None
     selection = selection_of(choice) if choice.hosts is not None or (chosen and deployment) else None
     request = rollback.RollbackRequest(selection, deployment, to, login.forks, message)
     project = project_of(login, output)

@@ -76,7 +76,7 @@ def agreed(prepared: Prepared, consent: Consent, output: Output, *, again: bool 
             raise RefusedError(f"this would bring back {warning}", "change the inventory, or deploy --again")
         kind = QuestionKind.YES if question.kind is QuestionKind.NONE else question.kind
         asked = question.text or f"Switch {count(len(plan.changing), 'host')}?"
-        text = f"This brings back {warning}. {asked}"
+        text = f"Bring back what was rolled back? {asked}"  # the plan's note has said what, and by whom
         question = dataclasses.replace(question, kind=kind, number=len(plan.changing), text=text)
     details = Details(lambda: diff_text(plan), lambda: hosts_text(plan))
     return ask(question, consent, output, details)

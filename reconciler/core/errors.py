@@ -72,12 +72,16 @@ class UsageError(ReconcilerError):
 
 
 class Faults(UsageError):  # noqa: N818  # several errors, not one
-    """Several faults of one input, told at once, in the order given."""
+    """Several faults of one input, told at once, in the order given. Faults of faults are their faults."""
 
     code = "faults"
+    errors: tuple[ReconcilerError, ...]
 
     def __init__(self, errors: Iterable[ReconcilerError]) -> None:
-        self.errors = tuple(errors)
+        found: list[ReconcilerError] = []
+        for error in errors:
+            found += error.errors if isinstance(error, Faults) else (error,)
+        self.errors = tuple(found)
         super().__init__("\n".join(error.message for error in self.errors))
 
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from reconciler.core.errors import UsageError
 from reconciler.inventory.faults import name_hosts
-from reconciler.inventory.graph import ALL, Group, hosts_of
+from reconciler.inventory.graph import ALL, UNGROUPED, Group, hosts_of
 from reconciler.inventory.names import nearest, split_port
 
 _SUBSCRIPT = re.compile(r"(?P<name>.+)\[(?:(?P<index>-?[0-9]+)|(?P<first>[0-9]+)[:-](?P<last>[0-9]*))\]")
@@ -102,9 +102,10 @@ class Selector:
         if (subscript := _SUBSCRIPT.fullmatch(name)) is not None:
             return f"{name[len(subscript['name']) :]} picks by position; '~{name}$' matches by name"
         longer = [host for host in self.hosts if host.startswith(name)]
-        meant = _short(name, longer) or nearest(name, [*self.groups, *self.hosts])
+        groups = [group for group in self.groups if group not in (ALL, UNGROUPED)]
+        meant = _short(name, longer) or nearest(name, [*groups, *self.hosts])
         also = f"  ('{pattern.replace(part, part + '*')}' also works)" if longer else ""
-        return None if meant is None else f"did you mean {meant}?{also}"
+        return "reconciler inventory lists hosts and groups" if meant is None else f"did you mean {meant}?{also}"
 
 
 def split_pattern(pattern: str) -> list[str]:
@@ -115,6 +116,8 @@ def split_pattern(pattern: str) -> list[str]:
         parts = [pattern]
     else:
         parts = _PARTS.findall(pattern)
+        if set(_PARTS.sub("", pattern)) & set("[]"):
+            raise UsageError(f"pattern '{pattern}' has a bracket without its other half")
     found = [part.strip() for part in parts if part.strip()]
     if not found:
         raise UsageError("the pattern is empty", "--hosts all means every host")

@@ -59,12 +59,13 @@ class Settings:
 def load_settings(directory: Path) -> Settings:
     """The settings of a project; Faults with everything wrong with them, UsageError when they want another version."""
     path = directory / FILE
+    shown = os.path.relpath(path)
     if not path.exists():
         return Settings()
     log = FaultLog()
     settings = Settings()
     with log.catching():
-        settings = _settings(load(path), log)
+        settings = _settings(load(path, str(path) if shown.startswith("..") else shown), log)
     log.check()
     settings.check_version(__version__)
     return settings

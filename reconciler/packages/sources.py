@@ -81,7 +81,11 @@ class GivenPath:
 
     def add_to(self, store: Store) -> None:
         if not store.is_valid(self.path):
-            raise StoreError(
-                f"{self.path} is not in this controller's store, and nothing says how to build it",
-                hint="name a package instead of a store path, or copy the path into the store first",
-            )
+            raise self.missing
+
+    @property
+    def missing(self) -> StoreError:
+        return StoreError(
+            f"{self.path} is not in this controller's store, and nothing says how to build it",
+            hint="name a package instead of a store path, or copy the path into the store first",
+        )

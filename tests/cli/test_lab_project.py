@@ -7,9 +7,10 @@ import os
 import pty
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -37,6 +38,10 @@ versions: {1.0: , 2.0: }
 """
 
 
+# Recipes by name with their build scripts, and the list of packages that lab02 shall have.
+OwnPackages = Callable[[dict[str, str], str], None]
+
+
 @dataclass(frozen=True)
 class Done:
     status: int
@@ -44,8 +49,8 @@ class Done:
     err: str
 
     @property
-    def document(self) -> dict[str, object]:
-        found: dict[str, object] = json.loads(self.out)
+    def document(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.out)
         return found
 
 
@@ -170,7 +175,7 @@ def test_a_host_that_is_off_is_told_apart_and_the_rest_goes_on(desk: Desk) -> No
     lab.start(["lab02"], desk.lab)
     again = desk.run("deploy", "--hosts", "web", "--yes", "--json", "-m", "version 2")
     assert again.status == 0
-    states = [host["state"] for host in again.document["hosts"]]  # type: ignore[attr-defined]
+    states = [host["state"] for host in again.document["hosts"]]
     assert states == ["unchanged", "confirmed"]
 
 
@@ -197,6 +202,111 @@ def test_a_rollback_is_shown_asked_about_and_remembered(desk: Desk) -> None:
     assert "error: this would bring back greet 2.0 on lab02, which " in refused.err
     assert ": 'no good')\nhint:  change the inventory, or deploy --again\n" in refused.err
     assert desk.run("deploy", "--hosts", "web", "--yes", "--again").status == 0
+
+
+# --- what cannot be made ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def own_packages(desk: Desk) -> Iterator[OwnPackages]:
+    """Recipes of the test's own, and packages for one host; afterwards all is as it was."""
+    hosts = desk.directory / "inventories/main/hosts.yml"
+    before = hosts.read_text()
+    made: list[Path] = []
+
+    def write(packages: dict[str, str], wanted: str) -> None:
+        for name, build in packages.items():
+            made.append(desk.directory / f"packages/{name}.yml")
+            made[-1].write_text(f"version: 1.0\ntoolchain: host\nbuild: |\n  {build}\n")
+        hosts.write_text(before.replace("lab02:", f"lab02: {{desired: {{packages: [{wanted}]}}}}"))
+
+    yield write
+    hosts.write_text(before)
+    for path in made:
+        path.unlink()
+
+
+def test_a_package_that_cannot_be_built_leaves_out_only_the_hosts_that_need_it(
+    desk: Desk, own_packages: OwnPackages
+) -> None:
+    # Of all hosts lab02 alone wants it; lab01 changes too.
+    own_packages({"broken": "echo no compiler here; exit 3", "fine": "mkdir $out"}, "broken, fine")
+    hosts = desk.directory / "inventories/main/hosts.yml"
+    hosts.write_text(hosts.read_text().replace("lab01:", "lab01: {desired: {packages: [fine]}}"))
+    told = desk.run("deploy", "--hosts", "web", "--yes", "--json")
+    assert told.status == 3
+    first, second = told.document["hosts"]
+    assert (first["state"], second["state"]) == ("confirmed", "failed")
+    assert second["detail"] == (
+        "broken-1.0 could not be built: the builder failed with exit status 3\n"
+        "the last lines of its log:\n  no compiler here"
+    )
+    label, command = second["hint"].split(": ", 1)
+    assert label == "the whole log"
+    log = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True)
+    assert log.stdout == "no compiler here\n"
+    assert 'lab02 failed reason="broken-1.0 could not be built: the builder failed with exit status 3"\n' in told.err
+
+    kept = desk.run("history", "last")
+    assert "lab02  FAILED before the switch: broken-1.0 could not be built" in kept.out
+    assert "1 confirmed 1 failed: lab02" in desk.run("history", "-n", "1").out
+    held_back = desk.run("deploy", "--hosts", "web", "--yes", "--all-or-nothing")
+    assert held_back.status == 3
+    hosts.write_text(hosts.read_text().replace("lab01: {desired: {packages: [fine]}}", "lab01:"))
+    undone = desk.run("deploy", "--hosts", "lab01", "--yes")
+    assert undone.status == 0
+
+
+def test_two_packages_with_one_file_are_refused_before_anything_is_copied_and_later_by_the_plan(
+    desk: Desk, own_packages: OwnPackages
+) -> None:
+    clash = {name: f"mkdir -p $out/bin; echo {name} > $out/bin/cc" for name in ("cc-one", "cc-two")}
+    own_packages(clash, "cc-one, cc-two")
+    line = 4
+    expected = (
+        f"error: two packages of the system own bin/cc: cc-one 1.0 and cc-two 1.0"
+        f" (inventories/main/hosts.yml:{line}, :{line})\n       equal priority 5\n"
+        "hint:  - cc-one: {priority: 4}      lower wins; both stay installed\n"
+    )
+    assert desk.run("plan").status == 0, "what is not built yet shows nothing"
+    refused = desk.run("deploy", "--hosts", "lab02")
+    assert (refused.status, refused.err.endswith(expected)) == (2, True), refused.err
+    assert "lab02 staged" not in refused.err
+    assert "1 failed: lab02" in desk.run("history", "-n", "1").out
+    planned = desk.run("plan")
+    assert (planned.status, planned.out, planned.err) == (2, "", expected)
+
+
+def test_a_collision_on_the_target_is_told_in_the_same_words(desk: Desk, own_packages: OwnPackages) -> None:
+    clash = {name: f"mkdir -p $out/bin; echo {name} > $out/bin/cd" for name in ("cd-one", "cd-two")}
+    own_packages(clash, "cd-one, cd-two")
+    refused = desk.run("deploy", "--hosts", "lab02", "--build-on", "target", "--json")
+    assert refused.status == 3
+    (host,) = refused.document["hosts"]
+    assert host["detail"].startswith("two packages of the system own bin/cd: cd-one 1.0 and cd-two 1.0 (inventories/")
+    assert host["hint"] == "- cd-one: {priority: 4}      lower wins; both stay installed"
+
+
+def test_a_log_of_the_target_is_said_to_be_there(desk: Desk, own_packages: OwnPackages) -> None:
+    own_packages({"broken": "echo no compiler there; exit 3"}, "broken")
+    refused = desk.run("deploy", "--hosts", "lab02", "--build-on", "target", "--json")
+    (host,) = refused.document["hosts"]
+    assert host["hint"].startswith("on lab02: the whole log: ")
+
+
+def test_a_store_path_that_is_nowhere_is_refused_by_the_plan_with_its_line(
+    desk: Desk, own_packages: OwnPackages
+) -> None:
+    nowhere = f"/nix/store/{'a' * 32}-hello-2.10"
+    own_packages({}, nowhere)
+    for arguments in (["plan"], ["deploy", "--hosts", "lab02"], ["deploy", "--hosts", "lab02", "--action", "build"]):
+        refused = desk.run(*arguments)
+        assert refused.status == 2
+        assert refused.err.endswith(
+            f"error: inventories/main/hosts.yml:4:53: {nowhere} is not in this controller's store, and nothing says how"
+            " to build it\nhint:  name a package instead of a store path, or copy the path into the store first\n"
+        ), refused.err
+    assert desk.run("plan", "--hosts", "lab01").status == 0
 
 
 def test_a_rollback_of_nothing_in_particular_is_refused(desk: Desk) -> None:

@@ -123,6 +123,9 @@ def test_why_tells_what_dropped_an_entry(project: Path, capsys: pytest.CaptureFi
         (["inventory", "--host", "db1"], "the inventory has no host 'db1'", "did you mean 'db01'?"),
         (["lab", "up", "web9"], "the inventory has no host 'web9'", "did you mean 'web01'?"),
         (["trust", "db01"], "db01 is this machine: it has no host key", "leave it out"),
+        (["plan", "--users", "alicia,bob"], "--users 'alicia' matches no user of these hosts", "did you mean 'alice'?"),
+        (["status", "--users", "zed"], "--users 'zed' matches no user of these hosts", "there are: alice"),
+        (["plan", "--users", ""], "--users is empty", "leave it out for all of them"),
     ],
 )
 def test_a_name_that_is_not_there_is_told_with_the_nearest(
@@ -130,6 +133,16 @@ def test_a_name_that_is_not_there_is_told_with_the_nearest(
 ) -> None:
     assert run("reconciler", arguments) == 2
     assert capsys.readouterr().err == f"error: {error}\nhint:  {hint}\n"
+
+
+@pytest.mark.parametrize("command", ["plan", "deploy", "status", "doctor", "generations", "history", "rollback"])
+@pytest.mark.parametrize("option", ["--hosts", "--limit"])
+def test_an_empty_pattern_is_never_every_host(
+    project: Path, capsys: pytest.CaptureFixture[str], command: str, option: str
+) -> None:
+    others = ["--hosts", "all"] if option == "--limit" else []
+    assert run("reconciler", [command, option, "", *others]) == 2
+    assert capsys.readouterr().err == "error: the pattern is empty\nhint:  --hosts all means every host\n"
 
 
 def test_an_entry_that_replaced_several_names_each_once_nearest_first() -> None:

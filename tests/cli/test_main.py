@@ -104,6 +104,14 @@ def test_a_host_cannot_drive_the_terminal() -> None:
         ("reconciler", ["--frobnicate"], "no such option '--frobnicate' for reconciler", "reconciler --help"),
         (
             "reconciler",
+            ["-i", "inventories/shop", "plan"],
+            "no such option '-i' for reconciler",
+            "options stand behind the command: reconciler plan -i …",
+        ),
+        ("reconciler", ["lab"], "reconciler lab needs up|down|list|stop|start", "reconciler lab --help"),
+        ("reconciler", ["trust"], "reconciler trust needs HOST...", "reconciler trust --help"),
+        (
+            "reconciler",
             ["plan", "--host", "x"],
             "no such option '--host' for reconciler plan",
             "did you mean '--hosts'?",
@@ -134,7 +142,7 @@ def test_a_host_cannot_drive_the_terminal() -> None:
         (
             "reconciler",
             ["rollback", "--to", "0", "--hosts", "a"],
-            "--to: 0 is not in the range x>=1",
+            "--to: '0' is not a generation's number",
             "reconciler rollback --help",
         ),
         ("reconciler", ["lab", "upp"], "lab upp: not one of up, down, list, stop, start", "did you mean 'up'?"),

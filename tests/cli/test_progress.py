@@ -25,9 +25,8 @@ def event(kind: str, detail: str = "") -> BuildEvent:
 
 def test_a_plain_line_has_the_clock_the_host_and_the_state() -> None:
     assert plain_line(NOW, "web03", State.STAGED, "") == "15:00:00 web03 staged"
-    assert (
-        plain_line(NOW, "web03", State.FAILED, 'no "room"\nleft') == '15:00:00 web03 failed reason="no \\"room\\" left"'
-    )
+    line = plain_line(NOW, "web03", State.FAILED, 'no "room"  left\nthe last lines of its log:\n  …')
+    assert line == '15:00:00 web03 failed reason="no \\"room\\" left"'
 
 
 def test_a_phase_is_told_host_by_host() -> None:
@@ -54,14 +53,17 @@ def test_a_phase_of_many_hosts_names_only_those_that_stayed_behind() -> None:
     ("kind", "verbose", "words"),
     [
         ("start", False, "builds shop-app-2.8.1"),
+        ("start fetch", False, "fetches shop-app-2.8.1"),
+        ("done fetch", False, "fetched shop-app-2.8.1"),
         ("done", False, "built shop-app-2.8.1"),
-        ("failed", False, "failed to build shop-app-2.8.1"),
+        ("failed", False, "failed to make shop-app-2.8.1"),
         ("log", False, ""),
         ("log", True, "shop-app-2.8.1: gcc -c main.c"),
     ],
 )
 def test_what_a_build_prints_is_shown_to_who_asks_for_it(kind: str, verbose: bool, words: str) -> None:
-    assert building_words(event(kind, "gcc -c main.c"), verbose) == words
+    kind, _, detail = kind.partition(" ")
+    assert building_words(event(kind, detail or ("gcc -c main.c" if kind == "log" else "")), verbose) == words
 
 
 def test_the_environment_that_every_profile_has_is_not_worth_a_line() -> None:
@@ -83,9 +85,10 @@ def test_the_board_shows_hosts_that_are_at_work_first() -> None:
     board.change("web01", State.REALISED)
     board.change("web03", State.STAGED)
     board.build("here", event("start"))
+    board.build("here", event("log", "gcc -c main.c"))
     assert board.lines(102.4, 10) == [
         "stage    1 of 3 hosts   2.4 s",
-        "  here  builds shop-app-2.8.1",
+        "  here  builds shop-app-2.8.1   gcc -c main.c",
         "  web02  ██████████░░░░░░░░░░  3.0 MiB of 6.0 MiB",
         "  web01",
     ]

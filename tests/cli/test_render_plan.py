@@ -92,7 +92,7 @@ def test_a_user_who_left_the_inventory_keeps_the_account() -> None:
 def test_what_was_rolled_back_is_noted_with_who_and_when() -> None:
     undone = entry("260312-1435-k8", NOW - 1500, kind="rollback", message="shop 502s", before=values.ref(41, "b"))
     hosts = [changing(name, change(NGINX, GEOIP), undone=(undone,)) for name in ("web01", "web02")]
-    warning = "nginx 1.26.1 on web01 web02, which deployer@ops01 rolled back 25 min ago (k8: 'shop 502s')"
+    warning = "nginx 1.26.1 on web01 web02, which deployer rolled back 25 min ago (k8: 'shop 502s')"
     assert f"note       brings back {warning}" in plan_text(view(*hosts)).splitlines()
     assert brings_back(Plan(tuple(hosts)), NOW) == warning
     assert brings_back(Plan((changing("web01", change(NGINX)),)), NOW) == ""
@@ -128,7 +128,7 @@ def test_copies_of_unequal_size_are_summed() -> None:
 
 
 def test_sizes_that_only_a_build_can_tell_are_not_made_up() -> None:
-    assert "copy       what is built, known once it is there" in plan_text(view(changing("web01", change(NGINX))))
+    assert "copy       how much is known once it is built" in plan_text(view(changing("web01", change(NGINX))))
 
 
 def test_the_difference_shows_the_store_paths_of_each_profile() -> None:

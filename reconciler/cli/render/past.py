@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from reconciler.cli.render.report import heading, report_text, result_words
-from reconciler.cli.render.words import columns, number, package_name, quoted, revision, when
+from reconciler.cli.render.words import columns, package_name, quoted, revision, when
 from reconciler.core.agent.messages import Generation, HistoryEntry
+from reconciler.core.errors import worst
 from reconciler.core.profile.names import ProfileId
 from reconciler.fleet.journal import JournalEntry
 from reconciler.fleet.look import HostGenerations, HostHistory
@@ -127,7 +128,7 @@ def host_history_text(hosts: Sequence[HostHistory], now: float) -> str:
 
 def _line(host: str, entry: HistoryEntry, now: float) -> tuple[str, ...]:
     profile = ProfileId.parse(entry.profile).label
-    change = f"{number(entry.before)} -> {number(entry.after)}"
+    change = " -> ".join(str(each.number) if each else "none" for each in (entry.before, entry.after))
     message = quoted(entry.message) if entry.message else ""
     if entry.kind == "rollback":
         message = f"ROLLBACK{f' of {entry.undoes}' if entry.undoes else ''} {message}".strip()
@@ -137,7 +138,14 @@ def _line(host: str, entry: HistoryEntry, now: float) -> tuple[str, ...]:
 def history_json(entries: Sequence[JournalEntry]) -> dict[str, Any]:
     """The journal as docs/json.md describes it: newest first."""
     ordered = sorted(entries, key=lambda entry: (entry.when, entry.id), reverse=True)
-    return {"format": 1, "deployments": [entry.to_json() for entry in ordered]}
+    return {"format": 1, "deployments": [_entry_json(entry) for entry in ordered]}
+
+
+def _entry_json(entry: JournalEntry) -> dict[str, Any]:
+    """As a run's own document has it, and what the journal adds."""
+    kept = entry.to_json()
+    del kept["format"]  # the file's
+    return {**kept, "seconds": round(entry.seconds, 3), "status": int(worst(host.status for host in entry.hosts))}
 
 
 def host_history_json(hosts: Sequence[HostHistory]) -> dict[str, Any]:

@@ -173,7 +173,7 @@ def _costs(view: PlanView) -> list[str]:
 def _copied(view: PlanView) -> str:
     known = [view.copy_bytes[host.host] for host in view.plan.changing if host.host in view.copy_bytes]
     if not known:
-        return "what is built, known once it is there"
+        return "how much is known once it is built"
     if not any(known):
         return "nothing: every path is there"
     hosts = count(len(known), "host")
@@ -188,7 +188,7 @@ def _notes(view: PlanView) -> list[str]:
 
 
 def brings_back(plan: Plan, now: float) -> str:
-    """`nginx 1.26.1 on web01 web02, which deployer@ops01 rolled back 25 min ago (k8: 'shop 502s')`; empty for nothing.
+    """`nginx 1.26.1 on web01 web02, which deployer rolled back 25 min ago (k8: 'shop 502s')`; empty for nothing.
 
     Several rollbacks are told one after the other.
     """
@@ -198,7 +198,8 @@ def brings_back(plan: Plan, now: float) -> str:
         for entry in host.undone:
             message = f": {quoted(entry.message)}" if entry.message else ""
             short = entry.deployment.rsplit("-", 1)[-1]
-            text = f"which {entry.who} rolled back {ago(now - entry.when)} ({short}{message})"
+            who = entry.who.partition("@")[0]
+            text = f"which {who} rolled back {ago(now - entry.when)} ({short}{message})"
             found.setdefault(text, {})[host.host] = None
             named.setdefault(text, {}).update(dict.fromkeys(_coming_back(host, entry)))
     return "; ".join(

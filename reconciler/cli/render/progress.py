@@ -23,7 +23,9 @@ _REACHED = {Phase.STAGE: State.STAGED, Phase.SWITCH: State.CONFIRMED}
 def plain_line(moment: float, host: str, state: State, detail: str) -> str:
     """`14:12:31 web03 reverted reason="health shop: 502"`."""
     clock = time.strftime("%H:%M:%S", time.localtime(moment))
-    reason = f" reason={json.dumps(' '.join(detail.split()), ensure_ascii=False)}" if detail else ""
+    # The report has the rest, such as the end of a build's log.
+    first = detail.partition("\n")[0]
+    reason = f" reason={json.dumps(' '.join(first.split()), ensure_ascii=False)}" if first else ""
     return f"{clock} {host} {state.value}{reason}"
 
 
@@ -34,8 +36,16 @@ def building_words(event: BuildEvent, verbose: bool) -> str:
         return ""
     if event.kind == "log":
         return f"{name}: {event.detail}" if verbose else ""
-    words = {"start": "builds", "done": "built", "failed": "failed to build"}.get(event.kind, event.kind)
-    return f"{words} {name}"
+    return f"{_WORDS.get((event.kind, event.detail)) or _WORDS.get((event.kind, ''), event.kind)} {name}"
+
+
+_WORDS = {
+    ("start", ""): "builds",
+    ("start", "fetch"): "fetches",
+    ("done", ""): "built",
+    ("done", "fetch"): "fetched",
+    ("failed", ""): "failed to make",
+}
 
 
 def package_of(derivation: str) -> str:
@@ -74,7 +84,7 @@ class Board:
     began: float = 0.0
     _states: dict[str, State | None] = field(default_factory=dict)
     _copies: dict[str, tuple[int, int]] = field(default_factory=dict)
-    _builds: dict[tuple[str, str], str] = field(default_factory=dict)
+    _builds: dict[tuple[str, str], tuple[str, str]] = field(default_factory=dict)
 
     def begin(self, phase: Phase, hosts: tuple[str, ...], now: float) -> None:
         self.phase, self.began = phase, now
@@ -99,7 +109,8 @@ class Board:
         if event.kind in ("done", "failed"):
             self._builds.pop(key, None)
         else:
-            self._builds[key] = event.detail if event.kind == "log" else ""
+            verb, _ = self._builds.get(key, (_WORDS.get(("start", event.detail), "builds"), ""))
+            self._builds[key] = verb, event.detail if event.kind == "log" else ""
 
     def states(self) -> dict[str, State]:
         return {host: state for host, state in self._states.items() if state is not None}
@@ -110,7 +121,10 @@ class Board:
             return []
         done = len(self.states())
         head = f"{self.phase.value.ljust(9)}{done} of {count(len(self._states), 'host')}   {duration(now - self.began)}"
-        body = [f"  {where}  builds {package_of(drv)}   {log}".rstrip() for (where, drv), log in self._builds.items()]
+        body = [
+            f"  {where}  {verb} {package_of(drv)}   {log}".rstrip()
+            for (where, drv), (verb, log) in self._builds.items()
+        ]
         waiting = [host for host, state in self._states.items() if state is None]
         # Hosts that something can be said of come first: the others only wait.
         waiting.sort(key=lambda host: host not in self._copies)

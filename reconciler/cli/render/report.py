@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from reconciler.cli.render.words import (
     change_words,
@@ -42,7 +42,7 @@ def report_text(report: Report, pattern: str = "", held: Held | None = None) -> 
     """The report. `pattern` is what --hosts was, for the command to type next; `held` the packages that were found by
     the probe, for the hosts that did not change."""
     held = held or {}
-    blocks = [_trouble(host, report) for host in report.hosts if host.state in _BAD]
+    blocks = [_trouble(hosts, report) for hosts in _alike(host for host in report.hosts if host.state in _BAD)]
     if any(host.state is not State.UNCHANGED for host in report.hosts):
         blocks.append(_table(report, held))
     blocks.append([*_summary(report, held), *_next(report, pattern)])
@@ -52,15 +52,32 @@ def report_text(report: Report, pattern: str = "", held: Held | None = None) -> 
 # --- hosts that are not where they should be --------------------------------------------------------------------------
 
 
-def _trouble(host: HostReport, report: Report) -> list[str]:
-    indent = " " * (len(host.host) + 2)
-    first, *rest = host.detail.splitlines() or [""]
-    head = f"{host.host}  {_verdict(host)}"
-    lines = [f"{head}: {first}" if first else head, *(f"{indent}{line.strip()}" for line in rest)]
-    if truth := _truth(host, report):
+def _alike(hosts: Iterable[HostReport]) -> list[list[HostReport]]:
+    """Hosts of which the same is to be told together: a package that cannot be built fails many in one way."""
+    groups: dict[tuple[object, ...], list[HostReport]] = {}
+    for host in hosts:
+        groups.setdefault((host.state, host.probed, _detail(host), host.hint), []).append(host)
+    return list(groups.values())
+
+
+def _detail(host: HostReport) -> str:
+    return host.detail.removeprefix(f"{host.host}: ")
+
+
+def _trouble(hosts: Sequence[HostReport], report: Report) -> list[str]:
+    host = hosts[0]
+    names = hosts_named([each.host for each in hosts])
+    indent = " " * (len(names) + 2 if len(hosts) == 1 else 7)
+    first, *rest = _detail(host).splitlines() or [""]
+    head = f"{names}  {_verdict(host)}"
+    lines = [f"{head}: {first}" if first else head, *(f"{indent}{line}" for line in rest)]
+    truths = dict.fromkeys(_truth(each, report) for each in hosts)
+    truth = next(iter(truths)) if len(truths) == 1 else "each runs what it ran before"
+    if truth:
         lines.append(f"{indent}{truth}")
     if host.hint:
-        lines.append(f"{indent}next  {host.hint}")
+        said, *more = host.hint.splitlines()
+        lines += [f"{indent}next  {said}", *(f"{indent}      {line}" for line in more)]
     return lines
 
 
@@ -72,8 +89,10 @@ def _verdict(host: HostReport) -> str:
 
 def _truth(host: HostReport, report: Report) -> str:
     """What the host runs now, as far as that is known."""
-    if host.state is State.UNKNOWN or not host.probed:
+    if not host.probed:
         return "what it runs now is not known until it is probed"
+    if host.state is State.UNKNOWN:
+        return f"probed: {', '.join(_now(profile) for profile in host.profiles)}"
     if host.state is State.UNREACHABLE:
         return "it was not switched"
     if not report_switches(report):
@@ -131,7 +150,7 @@ def _version(host: HostReport, name: str, held: Held) -> str:
     for profile in host.profiles:
         for change in profile.packages:
             if change.name == name:
-                if host.state is State.UNKNOWN:
+                if not host.probed:
                     return "?"
                 done = profile.now == profile.after and profile.now != profile.before
                 return (change.after if done else change.before) or "-"
@@ -139,7 +158,7 @@ def _version(host: HostReport, name: str, held: Held) -> str:
 
 
 def _remark(host: HostReport, packages: Sequence[str]) -> str:
-    first = shortened(host.detail.splitlines()[0], _REMARK) if host.detail else ""
+    first = shortened(_detail(host).splitlines()[0], _REMARK) if host.detail else ""
     if host.state in _BAD or host.partial:
         return f"left out: {first}" if host.state not in _BAD and first else first
     if packages or host.state is State.UNCHANGED:

@@ -82,7 +82,8 @@ def _same(one: HostPlan, other: HostPlan) -> bool:
 def _reason(host: HostPlan, view: RollbackView) -> str:
     if host.error is not None:
         hint = f"   next  {host.error.hint}" if host.error.hint else ""
-        return f"{host.state.value.upper()}: {' '.join(host.error.message.split())}{hint}"
+        message = host.error.message.removeprefix(f"{host.host}: ")
+        return f"{host.state.value.upper()}: {' '.join(message.split())}{hint}"
     return f"nothing: {view.nothing.get(host.host, 'it has that already')}"
 
 

@@ -29,7 +29,9 @@ def size(count: int) -> str:
 
 
 def duration(seconds: float) -> str:
-    """`0.2 s`, `41 s`, `1 min 52 s`, `2 h 5 min`."""
+    """`0.04 s`, `0.2 s`, `41 s`, `1 min 52 s`, `2 h 5 min`."""
+    if seconds < 0.095:
+        return f"{seconds:.2f} s"
     if seconds < 9.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)

@@ -22,10 +22,12 @@ STAGE_ROOTS = "/nix/var/nix/gcroots/reconciler"
 
 @value(frozen=False)
 class Session:
-    """What this agent holds until it ends: the host's lock, for which deployment."""
+    """What this agent holds until it ends: the host's lock, for which deployment; and what the inventory calls the
+    host, once that was said."""
 
     lock: FileLock | None = None
     deployment: str = ""
+    host: str = ""
 
 
 @value
@@ -41,8 +43,8 @@ class Host:
 
     @property
     def name(self) -> str:
-        """What the host calls itself, for errors."""
-        return os.uname().nodename
+        """What the inventory calls the host, else what it calls itself; for errors."""
+        return self.session.host or os.uname().nodename
 
     def existing(self, path: str) -> str:
         """Where `path` is, or the nearest directory above it that is there."""

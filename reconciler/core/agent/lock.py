@@ -30,6 +30,7 @@ def begin(host: Host, request: BeginRequest) -> Begun:
     """
     if host.session.lock is not None:
         raise InternalError(f"the lock is held already, for {host.session.deployment}")
+    host.session.host = request.host
     host.require_privilege()
     first = not host.managed
     missing = [path for path in ("/nix", "/nix/store", "/nix/var/nix", OWN_STATE) if not os.path.isdir(host.path(path))]

@@ -221,11 +221,13 @@ class Observation(Message):
 
 @value
 class BeginRequest(Message):
-    """Take the host's lock for one deployment, creating what a first deployment creates."""
+    """Take the host's lock for one deployment, creating what a first deployment creates. `host` is what the inventory
+    calls this host."""
 
     deployment: str
     who: str
     message: str
+    host: str = ""
 
 
 @value

@@ -15,8 +15,8 @@ LOG_LINES_IN_ERROR = 10
 class BuildEvent:
     """`kind` is `start`, `log`, `done` or `failed`; `derivation` the full .drv path.
 
-    `detail` is empty for `start` and `done`, one printable line of the log for `log`, the first line of the error for
-    `failed`. Events come in the thread that called `realise`.
+    `detail` is `fetch` for a download's `start` and `done` and empty for a build's, one printable line of the log for
+    `log`, the first line of the error for `failed`. Events come in the thread that called `realise`.
     """
 
     kind: str
@@ -38,6 +38,7 @@ class BuildOptions:
 
     jobs           builds at a time
     cores          what NIX_BUILD_CORES says to each build; 0: the machine's
+    keep_going     after a failed build, make all else that does not need it, and raise BuildsError at the end
     keep_failed    leave the build directory of a failed build where it is, and name it in the error
     timeout        seconds that one build may take
     max_log        bytes that one build may print
@@ -47,6 +48,7 @@ class BuildOptions:
 
     jobs: int = 1
     cores: int = 0
+    keep_going: bool = False
     keep_failed: bool = False
     timeout: float = 6 * 3600
     max_log: int = 64 * 1024 * 1024

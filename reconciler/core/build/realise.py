@@ -25,7 +25,7 @@ from reconciler.core.errors import BuildError, ReconcilerError
 from reconciler.core.nix import nar
 from reconciler.core.nix.derivation import Derivation
 from reconciler.core.nix.store_path import StorePath
-from reconciler.core.profile.environment import build_environment
+from reconciler.core.profile.environment import CollisionError, build_environment
 from reconciler.core.store.locks import PathLock
 from reconciler.core.store.store import Store
 from reconciler.core.values import value
@@ -38,11 +38,21 @@ _DEFAULTS = BuildOptions()
 _WAITING_LINES = 1000
 
 
+class BuildsError(BuildError):
+    """What failed of a run that kept going, by derivation; as a BuildError, the first of them."""
+
+    def __init__(self, errors: Mapping[StorePath, BuildError]) -> None:
+        self.errors = dict(errors)
+        first = next(iter(self.errors.values()))
+        super().__init__(first.message, first.hint)
+
+
 def realise(store: Store, derivations: Sequence[StorePath], options: BuildOptions = _DEFAULTS) -> RealiseResult:
     """Make every output of `derivations` (valid .drv paths of `store`) valid, building what is missing.
 
     Everything involved is a temporary root of `store` from before the first build. BuildError for the first build that
-    fails, StoreError when a derivation or an input is not in the store.
+    fails (with `keep_going`, BuildsError for all of them), StoreError when a derivation or an input is not in the
+    store.
     """
     goals = graph.plan(store, derivations)
     store.add_temp_roots([*derivations, *goals, *(path for goal in goals.values() for path in goal.outputs.values())])
@@ -97,14 +107,15 @@ class _Run:
         self._elsewhere: set[StorePath] = set()
         self._built: list[StorePath] = []
         self._failure: BaseException | None = None
+        self._failures: dict[StorePath, BuildError] = {}
 
     def all(self) -> tuple[StorePath, ...]:
         with ThreadPoolExecutor(self._options.jobs, "build") as pool:
             try:
                 while True:
-                    if self._failure is None:
+                    if not self._stop.is_set():
                         self._start_ready(pool)
-                    if not self._running and (self._failure is not None or not self._waiting):
+                    if not self._running and (self._stop.is_set() or not self._waiting):
                         break
                     self._next()
             finally:
@@ -113,6 +124,8 @@ class _Run:
                     self._unlock(path)
         if self._failure is not None:
             raise self._failure
+        if self._failures:
+            raise BuildsError(self._failures)
         return tuple(self._built)
 
     # --- in the calling thread ----------------------------------------------------------------------------------------
@@ -128,7 +141,7 @@ class _Run:
             if len(self._store.valid(goal.outputs.values())) == len(goal.outputs):
                 self._achieved(goal)  # somebody else built it while we waited
                 continue
-            self._event("start", goal)
+            self._event("start", goal, _manner(goal))
             closure = self._store.closure(goal.inputs)
             job = _Job(goal, self._workshop.new(), {path: self._store.real(path) for path in closure})
             self._running += 1
@@ -174,7 +187,7 @@ class _Run:
         elif isinstance(message, _Done):
             self._running -= 1
             self._finish(message.job, message.result)
-        if self._failure is None and self._options.cancelled():
+        if not self._stop.is_set() and self._options.cancelled():
             self._fail(BuildError("the builds were cancelled"))
 
     def _finish(self, job: _Job, result: tuple[BuiltOutput, ...] | BaseException) -> None:
@@ -186,18 +199,30 @@ class _Run:
         if isinstance(result, BaseException):
             self._event("failed", job.goal, str(result).split("\n", 1)[0])
             self._unlock(job.goal.path)
-            self._fail(self._with_kept_directory(job, result))
+            self._failed(job, self._with_kept_directory(job, result))
         else:
             self._built.append(job.goal.path)
             self._achieved(job.goal)
-            self._event("done", job.goal)
+            self._event("done", job.goal, _manner(job.goal))
         if os.path.lexists(job.directory):
             self._workshop.remove(job.directory)
+
+    def _failed(self, job: _Job, error: BaseException) -> None:
+        if self._options.keep_going and isinstance(error, BuildError) and not self._stop.is_set():
+            self._failures[job.goal.path] = error
+            self._give_up_what_needs(job.goal.path)
+        else:
+            self._fail(error)
 
     def _fail(self, error: BaseException) -> None:
         if self._failure is None:
             self._failure = error
             self._stop.set()
+
+    def _give_up_what_needs(self, path: StorePath) -> None:
+        for other in [other for other, needs in self._waiting.items() if path in needs]:
+            if self._waiting.pop(other, None) is not None:
+                self._give_up_what_needs(other)
 
     def _with_kept_directory(self, job: _Job, error: BaseException) -> BaseException:
         if not self._options.keep_failed or self._failure is not None or not isinstance(error, BuildError):
@@ -244,6 +269,8 @@ class _Run:
                     owner = self._run_builder(job, user, log)
                     made_in = os.path.join(job.directory, "store")
                     return collect(job.goal.derivation, job.goal.path, made_in, job.inputs, owner)
+            except CollisionError:
+                raise  # whoever asked for the environment knows whose it is; its log says no more
             except BuildError as error:
                 raise _told_with_log(job.goal, error, log) from error
 
@@ -282,6 +309,10 @@ class _Run:
             build_environment(derivation.environment, self._store, out, say)
         else:
             fetch.fetchurl(derivation.environment, out, say, self._stop.is_set)
+
+
+def _manner(goal: Goal) -> str:
+    return "fetch" if goal.derivation.builder == "builtin:fetchurl" else ""
 
 
 def _write_for(user: BuildUser, path: str, contents: bytes) -> None:

@@ -31,6 +31,9 @@ PROPAGATED_PRIORITY = 1000
 NAME = "user-environment"
 MANIFEST_NAME = "env-manifest.nix"
 
+# How the message of a CollisionError begins, also where it came over the wire as a BuildError.
+COLLISION = "two packages own "
+
 _PREFIX = STORE_DIR + "/"
 _LINK_LIMIT = 40
 # Useless in an environment, or there in every package of a kind, so that they would always collide.
@@ -77,22 +80,23 @@ class CollisionError(BuildError):
         self.first = first
         self.second = second
         self.priority = priority
-        names = f"{_label(first)} and {_label(second)}"
+        names = f"{label(first)} and {label(second)}"
         if priority is None:
             super().__init__(
-                f"two packages own {file}, one as a file and one as a directory: {names}",
+                f"{COLLISION}{file}, one as a file and one as a directory: {names}",
                 "leave one of them out: no priority joins a file and a directory",
             )
         else:
             name, version = parse_drv_name(first.name)
             reference = f"{name}@{version}" if version else name
             super().__init__(
-                f"two packages own {file}: {names}\nequal priority {priority}",
+                f"{COLLISION}{file}: {names}\nequal priority {priority}",
                 f"- {reference}: {{priority: {priority - 1}}}      lower wins; both stay installed",
             )
 
 
-def _label(path: StorePath) -> str:
+def label(path: StorePath) -> str:
+    """A package as a collision names it: `gcc 13.2`."""
     name, version = parse_drv_name(path.name)
     return f"{name} {version}" if version else name
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.core.build.realise import BuildEvent, BuildOptions, realise
+from reconciler.core.build.realise import BuildEvent, BuildOptions, BuildsError, realise
 from reconciler.core.errors import BuildError, StoreError
 from reconciler.core.nix.derivation import Output
 from reconciler.core.nix.hashes import Hash
@@ -113,6 +113,35 @@ def test_a_failure_stops_what_runs_and_starts_nothing_new(store: Store, nix: Rea
     assert wait_until_gone(mark)
     assert not store.is_valid(output(store, bad))
     nix.verify()
+
+
+def test_a_run_that_keeps_going_makes_all_that_does_not_need_what_failed(store: Store, nix: RealNix) -> None:
+    heard = Heard()
+    bad = derivation(store, "bad", "echo it went wrong; exit 1")
+    worse = derivation(store, "worse", "exit 2")
+    (good,) = chain(store, "good")
+    after = derivation(store, "after", "touch $out", [bad, good])
+    last = derivation(store, "last", "touch $out", [after])
+    with pytest.raises(BuildsError) as caught:
+        realise(store, [last, worse, good], BuildOptions(keep_going=True, on_event=heard))
+    assert {path.name: error.message.splitlines()[0] for path, error in caught.value.errors.items()} == {
+        "bad.drv": "bad could not be built: the builder failed with exit status 1",
+        "worse.drv": "worse could not be built: the builder failed with exit status 2",
+    }
+    assert caught.value.message == next(iter(caught.value.errors.values())).message
+    assert not {"after", "last"} & set(heard.of("start"))
+    assert store.is_valid(output(store, good))
+    nix.verify()
+
+
+def test_a_run_that_keeps_going_can_still_be_cancelled(store: Store) -> None:
+    mark = seconds()
+    drvs = [derivation(store, "bad", "exit 1"), derivation(store, "endless", f"sleep {mark}")]
+    begun = time.monotonic()
+    options = BuildOptions(jobs=2, keep_going=True, cancelled=lambda: time.monotonic() > begun + 1)
+    with pytest.raises(BuildError, match="cancelled"):
+        realise(store, drvs, options)
+    assert wait_until_gone(mark)
 
 
 def test_a_run_can_be_cancelled(store: Store) -> None:
