@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import os
+import pwd
 import shutil
 import subprocess
 from pathlib import Path
@@ -63,7 +64,9 @@ INCLUDED = {
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_a_host_is_dialled_as_ssh_would(tmp_path: Path, name: str) -> None:
+def test_a_host_is_dialled_as_ssh_would(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # ssh takes the home from the user database, whatever $HOME says; we take $HOME.
+    monkeypatch.setenv("HOME", pwd.getpwuid(os.getuid()).pw_dir)
     text = CONFIGS[name]
     for included, contents in INCLUDED.items():
         path = tmp_path / included

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from reconciler.core.agent import stopping, verbs
 from reconciler.core.agent.frames import PROTOCOL, Frame, Kind
@@ -66,11 +66,17 @@ def serve(settings: Settings) -> None:
         link.send(Kind.HELLO, 0, {"protocol": PROTOCOL, "python": version, "uid": os.geteuid(), "pid": os.getpid()})
         _loop(Session(host, link), settings)
     except LinkLostError:
-        sys.stderr.flush()
-        os._exit(1)
-    # No interpreter shutdown: the reader thread is blocked in a read, and locks and temporary roots end with us.
+        _end(1)
+    _end(0)
+
+
+def _end(status: int) -> NoReturn:
+    """End without an interpreter shutdown: the reader thread is blocked in a read, and locks end with us."""
+    temp_roots = sys.modules.get("reconciler.core.store.temp_roots")
+    if temp_roots is not None:
+        temp_roots.end()
     sys.stderr.flush()
-    os._exit(0)
+    os._exit(status)
 
 
 def _take_over_streams() -> tuple[int, int]:

@@ -64,6 +64,7 @@ class TempRoots:
         with self._guard:
             if self._fd >= 0:
                 if self._process == os.getpid():
+                    self._hand_over()
                     with contextlib.suppress(OSError):
                         os.unlink(self._file)
                 os.close(self._fd)
@@ -115,6 +116,21 @@ class TempRoots:
                 raise StoreError(f"{self._gc_lock}: a garbage collection has held it for {_PATIENCE:.0f} seconds")
             time.sleep(_RETRY)
 
+    def _hand_over(self) -> None:
+        """Tell a collection that is running of every root once more.
+
+        It may have read the permanent roots before ours were made, and reads the temporary ones when they are gone.
+        """
+        deadline = time.monotonic() + _PATIENCE
+        lock = fs.FileLock(self._gc_lock)
+        while time.monotonic() < deadline:
+            if lock.acquire(exclusive=False, wait=False):
+                lock.release()  # none is running, and the next one reads the permanent roots afresh
+                return
+            if self._tell_collector(sorted(self._roots)):
+                return
+            time.sleep(_RETRY)
+
     def _tell_collector(self, paths: list[StorePath]) -> bool:
         """Whether the running collection has taken note of every path."""
         import socket
@@ -164,3 +180,11 @@ def detach(state_dir: str) -> None:
         if roots._users <= 0:
             del _shared[state_dir]
             roots.close()
+
+
+def end() -> None:
+    """Let go of all roots in all stores, for a process that ends without closing its stores."""
+    with _shared_guard:
+        for roots in _shared.values():
+            roots.close()
+        _shared.clear()
