@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import sys
@@ -42,8 +43,20 @@ def run(program: str, arguments: Sequence[str]) -> int:
     return guarded(lambda: invoke(program, list(arguments)))
 
 
+def open_streams() -> None:
+    """Give each standard stream that was closed (`2>&-`) a place: else the next file to be opened would be it."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            descriptor = os.open(os.devnull, os.O_RDONLY if number == 0 else os.O_WRONLY)
+            if descriptor != number:
+                os.dup2(descriptor, number)
+                os.close(descriptor)
+            setattr(sys, name, os.fdopen(number, "r" if number == 0 else "w"))
+
+
 def guarded(body: Callable[[], int]) -> int:
     """Run `body` and print whatever it raises; the exit status."""
+    open_streams()
     for stream in (sys.stdout, sys.stderr):
         # A terminal that cannot show a letter shall not end the command.
         with contextlib.suppress(AttributeError, ValueError):
@@ -59,8 +72,31 @@ def guarded(body: Callable[[], int]) -> int:
     except BrokenPipeError:
         abandon(sys.stdout)
         return int(ExitStatus.OK)
+    except OSError as error:
+        return _by_the_system(error) if error.errno in _OF_THE_SYSTEM else _unexpected(error)
     except Exception as error:
         return _unexpected(error)
+
+
+# What the machine refuses, and is no fault of ours.
+_OF_THE_SYSTEM = {
+    errno.ENOSPC: "make room there",
+    errno.EDQUOT: "make room there",
+    errno.EACCES: "who runs the command may not do that",
+    errno.EPERM: "who runs the command may not do that",
+    errno.EROFS: "it is mounted read-only",
+    errno.ENOTDIR: "a part of the path is a file",
+    errno.EMFILE: "ulimit -n: more open files, or --forks: fewer hosts at once",
+    errno.ENFILE: "the machine has too many files open",
+}
+
+
+def _by_the_system(error: OSError) -> int:
+    if os.environ.get("RECONCILER_DEBUG"):
+        _say(traceback.format_exc())
+    where = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else "this machine"
+    _say(error_text(ReconcilerError(f"{where}: {error.strerror}", _OF_THE_SYSTEM[error.errno or 0])))
+    return int(ExitStatus.FAILED)
 
 
 def error_text(error: ReconcilerError) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -57,7 +58,19 @@ class Workshop:
 
     def instantiate(self, targets: Sequence[ProfileTarget]) -> None:
         """Write the derivations and sources of these targets' packages into the store."""
-        instantiate(self._resolver.graph(package for target in targets for package in target.packages), self.store)
+        with self._told():
+            instantiate(self._resolver.graph(package for target in targets for package in target.packages), self.store)
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """What the machine refuses, a full disk above all, as an error that names the store."""
+        try:
+            yield
+        except OSError as error:
+            raise StoreError(
+                f"the controller's store, {self.store.store_dir}: {error.strerror or error}",
+                hint="make room there, or name another place: RECONCILER_STORE=DIRECTORY",
+            ) from error
 
     def realise(self, targets: Sequence[ProfileTarget]) -> Made:
         """Make these targets valid here. What cannot be made keeps only the targets that need it from being made;
@@ -68,12 +81,12 @@ class Workshop:
         self._packages(lacking, failures)
         good = [target for target in lacking if target.path not in failures]
         # An environment's manifest refers to the packages, so it cannot be valid before they are.
-        instantiate(environment_graph(target.environment for target in good), self.store)
+        with self._told():
+            instantiate(environment_graph(target.environment for target in good), self.store)
         packages = tuple(self._built)
         self._realise([target.environment.drv_path for target in good], keep_going=False)
-        for target in good:
-            if target.toplevel is not None:
-                made = target.toplevel
+        with self._told():
+            for made in (target.toplevel for target in good if target.toplevel is not None):
                 self.store.add_tree(made.path.name, made.tree, made.references)
         return Made(packages, failures)
 
@@ -97,7 +110,8 @@ class Workshop:
                     self._packages([target], failures)
 
     def _realise(self, derivations: Sequence[StorePath], keep_going: bool) -> None:
-        realise(self.store, derivations, BuildOptions(self._jobs, keep_going=keep_going, on_event=self._heard))
+        with self._told():
+            realise(self.store, derivations, BuildOptions(self._jobs, keep_going=keep_going, on_event=self._heard))
 
     def _heard(self, event: BuildEvent) -> None:
         if event.kind == "done":

@@ -11,6 +11,7 @@ from reconciler.core.agent.messages import ObserveRequest
 from reconciler.core.errors import ReconcilerError, UsageError
 from reconciler.core.nix.store_path import StorePath
 from reconciler.core.profile.environment import CollisionError
+from reconciler.core.profile.names import ProfileId
 from reconciler.fleet import ask, delivery
 from reconciler.fleet.events import Observer, Phase
 from reconciler.fleet.executor import Threads
@@ -48,6 +49,16 @@ class DeployRequest:
             )
         if self.action is Action.BUILD and self.build_on == "target":
             raise UsageError("--action build stays on the controller", hint="leave out --build-on target")
+
+    @property
+    def empties(self) -> bool:
+        """Whether the profile of a user that left the inventory is emptied: only where all that is declared is looked
+        at, since what was not selected is no more missing than what `test` does not activate."""
+        return self.selection.everything and self.action is not Action.TEST
+
+    def means(self, profile: ProfileId) -> bool:
+        """Whether the profile takes part; `test` activates, so it concerns system profiles alone."""
+        return self.selection.includes(profile) and (profile.is_system or self.action is not Action.TEST)
 
 
 def prepare(project: Project, request: DeployRequest, observer: Observer) -> Prepared:
@@ -157,13 +168,9 @@ def _facts(project: Project, request: DeployRequest) -> RunFacts:
 
 
 def _selected(targets: Targets, request: DeployRequest) -> Targets:
-    """Only the selected profiles; `test` activates, so it concerns system profiles alone."""
-
-    def meant(profile: object) -> bool:
-        return request.action is not Action.TEST or getattr(profile, "is_system", False)
-
+    """Only the profiles that are meant."""
     chosen = {
-        host: {p: t for p, t in profiles.items() if request.selection.includes(p) and meant(p)}
+        host: {profile: target for profile, target in profiles.items() if request.means(profile)}
         for host, profiles in targets.hosts.items()
     }
     return Targets(chosen, targets.empty)
@@ -179,7 +186,7 @@ def _plan(session: Session, targets: Targets, request: DeployRequest) -> HostPla
     if session.error is not None or session.observation is None:
         error = session.error or ReconcilerError(f"{session.host}: the probe gave nothing")
         return HostPlan(session.host, state_of(error), error=error)
-    empty = targets.empty.target if request.selection.everything else None
+    empty = targets.empty.target if request.empties else None
     return plan_host(session.host, targets.of(session.host), empty, session.observation)
 
 

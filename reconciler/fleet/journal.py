@@ -68,9 +68,16 @@ class Journal:
         return cls(project.state_directory, os.path.abspath(project.inventory.directory))
 
     def write(self, entry: JournalEntry) -> None:
-        ensure_directory(str(self.directory), 0o700)
+        """Put the run's file there, in the place of the one before; StoreError when that cannot be."""
         text = json.dumps(entry.to_json(), indent=1) + "\n"
-        replace_file(str(self.directory / f"{entry.id}.json"), text.encode(), mode=0o600)
+        try:
+            ensure_directory(str(self.directory), 0o700)
+            replace_file(str(self.directory / f"{entry.id}.json"), text.encode(), mode=0o600)
+        except OSError as error:
+            raise StoreError(
+                f"the journal cannot be written: {self.directory}: {error.strerror or error}",
+                hint="make that possible, or name another place: XDG_STATE_HOME=DIRECTORY",
+            ) from error
 
     def entries(self) -> tuple[JournalEntry, ...]:
         """Every run of this inventory, oldest first."""

@@ -9,6 +9,7 @@ from dataclasses import replace
 from types import FrameType, TracebackType
 from typing import Any, Self
 
+from reconciler.core.errors import StoreError
 from reconciler.fleet.journal import Journal, JournalEntry
 from reconciler.fleet.outcomes import State
 from reconciler.fleet.prepared import Prepared
@@ -52,7 +53,7 @@ class Recorder:
         if value is not None and self._rollout is not None:
             # The journal must not look like a crash.
             switching = self._rollout.switching
-            self._write([_cut_off(run.report(), value, switching) for run in self._rollout.runs], finished=True)
+            self._try_to_write([_cut_off(run.report(), value, switching) for run in self._rollout.runs], finished=True)
 
     def _interrupted(self, _number: int, _frame: FrameType | None) -> None:
         """Before hosts are staged, stop at once; while they are, let go of all; once they switch, see it through."""
@@ -65,18 +66,26 @@ class Recorder:
         self._write([run.report() for run in rollout.runs], finished=False)
 
     def staged(self) -> None:
+        """Before the switch. That the journal cannot be written any more is no reason to stop here."""
         if self._rollout is not None:
-            self._write([run.report() for run in self._rollout.runs], finished=False)
+            self._try_to_write([run.report() for run in self._rollout.runs], finished=False)
 
     def report(self, runs: Sequence[HostRun]) -> Report:
         facts = self._prepared.facts
         seconds = time.monotonic() - self._started
         hosts = tuple(run.report() for run in runs)
-        report = Report(
-            facts.id, facts.kind, facts.who, facts.message, facts.action.value, hosts, seconds, facts.undoes
+        notes = self._try_to_write(hosts, finished=True)
+        return Report(
+            facts.id, facts.kind, facts.who, facts.message, facts.action.value, hosts, seconds, facts.undoes, notes
         )
-        self._write(hosts, finished=True)
-        return report
+
+    def _try_to_write(self, hosts: Sequence[HostReport], finished: bool) -> tuple[str, ...]:
+        """Write; else what is to be said about it: what hosts did must be told in any case."""
+        try:
+            self._write(hosts, finished)
+        except StoreError as error:
+            return (f"{error.message}; the hosts have their own history",)
+        return ()
 
     def _write(self, hosts: Sequence[HostReport], finished: bool) -> None:
         facts, inventory = self._prepared.facts, self._prepared.project.inventory

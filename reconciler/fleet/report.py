@@ -89,7 +89,7 @@ class HostReport:
 @dataclass(frozen=True)
 class Report:
     """One run: `kind` is deploy or rollback, `undoes` the deployment that a rollback undid, `seconds` how long the run
-    took after it was asked for."""
+    took after it was asked for; `notes` what went wrong beside it."""
 
     id: str
     kind: str
@@ -99,6 +99,7 @@ class Report:
     hosts: tuple[HostReport, ...]
     seconds: float
     undoes: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def status(self) -> ExitStatus:
@@ -119,6 +120,7 @@ class Report:
             "undoes": self.undoes,
             "seconds": round(self.seconds, 3),
             "status": int(self.status),
+            "notes": list(self.notes),
             "hosts": [host.to_json() for host in self.hosts],
         }
 

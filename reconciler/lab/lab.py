@@ -62,7 +62,7 @@ class Lab:
 
 
 def up(names: Sequence[str], directory: Path, users: Sequence[str] = ()) -> Lab:
-    """Start those of `names` that do not run yet; all of them know `users` beside root.
+    """Start those of `names` that do not run yet; all of them, also those that run, know `users` beside root.
 
     `directory` is made when missing. Raises UsageError for a bad name, RefusedError where this machine allows no lab
     or a host did not start; the hosts that did start stay.
@@ -181,20 +181,31 @@ def _make_host(directory: Path, name: str) -> None:
 
 
 def _start_hosts(directory: Path, names: list[str], users: list[str]) -> Lab:
-    missing = [host for host in hosts(directory) if host.name in names and not host.running]
+    named = [host for host in hosts(directory) if host.name in names]
+    missing = [host for host in named if not host.running]
+    lacking = [host for host in named if host.running and not set(users) <= _accounts(host)]
     answers: list[Answer] = []
-    if missing:
+    if missing or lacking:
         isolation = choose_isolation()
-        answers = _launch(_order(directory, isolation, users, missing), isolation)
+        answers = _launch(_order(directory, isolation, users, missing, lacking), isolation)
     _write_ssh(directory)
     failed = [answer for answer in answers if answer.error]
     if failed:
         raise RefusedError("\n".join(f"{answer.name}: {answer.error}" for answer in failed))
     notes = tuple(dict.fromkeys(note for answer in answers for note in answer.notes))
-    return Lab(directory, hosts(directory), tuple(answer.name for answer in answers), notes)
+    return Lab(directory, hosts(directory), tuple(host.name for host in missing), notes)
 
 
-def _order(directory: Path, isolation: Isolation, users: list[str], missing: list[LabHost]) -> Order:
+def _accounts(host: LabHost) -> set[str]:
+    return {line.split(":")[0] for line in (host.disk / "etc/passwd").read_text().splitlines()}
+
+
+def _order(
+    directory: Path, isolation: Isolation, users: list[str], missing: list[LabHost], lacking: list[LabHost]
+) -> Order:
+    def orders(wanted: list[LabHost]) -> list[HostOrder]:
+        return [HostOrder(host.name, str(directory / "hosts" / host.name), host.port) for host in wanted]
+
     extra = python.interpreter()
     return Order(
         isolation=isolation.value,
@@ -202,7 +213,8 @@ def _order(directory: Path, isolation: Isolation, users: list[str], missing: lis
         users=users,
         programs=[str(path) for path in python.own_directories()],
         python=str(extra) if extra else None,
-        hosts=[HostOrder(host.name, str(directory / "hosts" / host.name), host.port) for host in missing],
+        hosts=orders(missing),
+        running=orders(lacking),
     )
 
 
@@ -218,7 +230,7 @@ def _launch(order: Order, isolation: Isolation) -> list[Answer]:
         cwd=Path(__file__).parents[2],  # where `reconciler` is imported from, installed or not
     )
     answers = [Answer(**json.loads(line)) for line in done.stdout.splitlines()]
-    if len(answers) < len(order.hosts):
+    if len(answers) < len(order.hosts) + len(order.running):
         raise RefusedError(f"the lab's hosts could not be started: {done.stderr.decode(errors='replace')[-2000:]}")
     return [replace(answer, notes=tuple(answer.notes)) for answer in answers]
 

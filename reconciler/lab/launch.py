@@ -16,7 +16,7 @@ from pathlib import Path
 from reconciler.core.errors import ReconcilerError
 from reconciler.lab import namespaces, state
 from reconciler.lab.namespaces import Isolation, Started
-from reconciler.lab.root import Account, Root, furnish
+from reconciler.lab.root import Account, Root, add_accounts, furnish
 from reconciler.lab.server import HostServer, load_key, parse_public_key
 
 
@@ -31,7 +31,7 @@ class HostOrder:
 
 @dataclass(frozen=True)
 class Order:
-    """What `lab` writes to our stdin."""
+    """What `lab` writes to our stdin: `hosts` are to be started, `running` ones only get the accounts they lack."""
 
     isolation: str
     authorized: str
@@ -39,6 +39,7 @@ class Order:
     programs: list[str]
     python: str | None
     hosts: list[HostOrder]
+    running: list[HostOrder]
 
     def to_json(self) -> bytes:
         return json.dumps(asdict(self)).encode()
@@ -46,7 +47,8 @@ class Order:
     @staticmethod
     def from_json(data: bytes) -> Order:
         content = json.loads(data)
-        content["hosts"] = [HostOrder(**host) for host in content["hosts"]]
+        for key in ("hosts", "running"):
+            content[key] = [HostOrder(**host) for host in content[key]]
         return Order(**content)
 
 
@@ -86,9 +88,18 @@ def main() -> int:
     """Start every host of the order, side by side, and tell about each."""
     order = Order.from_json(sys.stdin.buffer.read())
     under_way = [(host, _start(order, host)) for host in order.hosts]
-    for host, started in under_way:
-        print(json.dumps(asdict(_answer(host, started))), flush=True)
+    answers = [_answer(host, started) for host, started in under_way]
+    for answer in [*answers, *(_more_accounts(order, host) for host in order.running)]:
+        print(json.dumps(asdict(answer)), flush=True)
     return 0
+
+
+def _more_accounts(order: Order, host: HostOrder) -> Answer:
+    try:
+        added = add_accounts(root_of(order, host))
+    except OSError as error:
+        return Answer(host.name, error=str(error))
+    return Answer(host.name, (f"{host.name} has new accounts: {', '.join(added)}",))
 
 
 def _answer(host: HostOrder, started: Started | OSError) -> Answer:

@@ -200,14 +200,13 @@ def _write_etc(root: Root) -> None:
         (etc / "shells").write_text("/bin/sh\n/bin/bash\n")
 
 
-def add_accounts(root: Root) -> None:
-    """Append the accounts that the host's passwd lacks, and make their homes."""
+def add_accounts(root: Root) -> tuple[str, ...]:
+    """Append the accounts that the host's passwd lacks, and make their homes; their names."""
     etc = root.disk / "etc"
     known = {line.split(":")[0] for line in (etc / "passwd").read_text().splitlines()}
     groups = {line.split(":")[2] for line in (etc / "group").read_text().splitlines()}
-    for account in root.accounts:
-        if account.name in known:
-            continue
+    missing = [account for account in root.accounts if account.name not in known]
+    for account in missing:
         _append(etc / "shadow", f"{account.name}:{account.password}:19000:0:99999:7:::\n")
         if str(account.gid) not in groups:
             groups.add(str(account.gid))
@@ -215,6 +214,7 @@ def add_accounts(root: Root) -> None:
         _make_home(root, account)
         entry = f"{account.name}:x:{account.uid}:{account.gid}::{account.home}:{account.shell}\n"
         _append(etc / "passwd", entry)
+    return tuple(account.name for account in missing)
 
 
 def _append(path: Path, line: str) -> None:

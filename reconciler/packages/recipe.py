@@ -188,15 +188,43 @@ def load(path: Path, shown: str) -> Recipe:
     start = Position(shown, 1, 1)
     if not isinstance(node, Mapping):
         raise InputError(node.position, "a recipe is a mapping", "it begins with `version: ...`")
+    written = _text(node)
+    faults: list[InputError] = []
     try:
-        given = _Recipe.model_validate(_text(node))
+        given = _Recipe.model_validate(written)
     except ValidationError as error:
-        raise Faults(_fault(details, node) for details in error.errors()) from None
+        faults = [_fault(details, node) for details in error.errors()]
+        rest = _without_unknown_keys(written, error)
+        if rest is None:
+            raise _in_order(faults) from None
+        given = rest
     reader = _Reader(path, start, node)
     recipe = reader.recipe(given)
-    if reader.faults:
-        raise Faults(reader.faults)
+    faults += reader.faults
+    if faults:
+        raise _in_order(faults)
     return recipe
+
+
+def _in_order(faults: list[InputError]) -> Faults:
+    in_order: list[InputError] = sorted(faults, key=lambda fault: fault.position)
+    return Faults(in_order)
+
+
+def _without_unknown_keys(written: Any, error: ValidationError) -> _Recipe | None:
+    """What else the recipe says, when nothing but names of keys is wrong so far."""
+    for details in error.errors():
+        if details["type"] != "extra_forbidden":
+            return None
+        *location, key = details["loc"]
+        place = written
+        for step in location:
+            place = place[step]
+        del place[key]
+    try:
+        return _Recipe.model_validate(written)
+    except ValidationError:
+        return None
 
 
 def _text(node: Node) -> Any:

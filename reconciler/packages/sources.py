@@ -44,7 +44,8 @@ class TreeSource:
         try:
             nar_hash, _ = nar.hash_path(str(real))
         except (OSError, StoreError) as error:
-            raise UsageError(f"{spec.position}: {real} cannot be a source: {error}") from error
+            reason = error.strerror or str(error) if isinstance(error, OSError) else str(error)
+            raise UsageError(f"{spec.position}: {real} cannot be a source: {reason}") from error
         name = _NOT_ALLOWED.sub("-", real.name).lstrip(".") or "source"
         return cls(source_path(name, nar_hash), real)
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -31,6 +32,45 @@ def test_lines_after_the_first_stand_below_it() -> None:
         "hint:  one\n"
         "       two\n"
     )
+
+
+def test_faults_of_faults_keep_their_hints() -> None:
+    faults = Faults([Faults([UsageError("one", "mend one"), UsageError("two")]), UsageError("three", "mend three")])
+    assert error_text(faults) == "error: one\nhint:  mend one\n\nerror: two\n\nerror: three\nhint:  mend three\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (
+            OSError(errno.ENOSPC, "No space left on device"),
+            "this machine: No space left on device\nhint:  make room there",
+        ),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "/root/x"),
+            "/root/x: Permission denied\nhint:  who runs the command may not do that",
+        ),
+        (
+            OSError(errno.EROFS, "Read-only file system", b"/x"),
+            "/x: Read-only file system\nhint:  it is mounted read-only",
+        ),
+    ],
+)
+def test_what_the_machine_refuses_is_no_fault_of_ours(
+    error: OSError, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def body() -> int:
+        raise error
+
+    assert guarded(body) == 3
+    assert capsys.readouterr().err == f"error: {text}\n"
+
+
+@pytest.mark.parametrize(("closed", "status"), [(">&-", 0), ("2>&-", 0), ("<&-", 0), ("<&- >&- 2>&-", 0)])
+def test_a_stream_that_was_closed_by_the_caller_is_nobody_who_reads(closed: str, status: int) -> None:
+    command = f"{' '.join(PROGRAM)} --version {closed}; exit $?"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (status, "")
 
 
 def test_several_faults_are_told_one_below_the_other_each_once() -> None:

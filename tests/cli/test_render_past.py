@@ -17,7 +17,7 @@ from reconciler.fleet.journal import JournalEntry
 from reconciler.fleet.look import HostGenerations, HostHistory
 from reconciler.fleet.outcomes import State
 from reconciler.fleet.plan import Plan
-from reconciler.fleet.report import HostReport
+from reconciler.fleet.report import HostReport, Report
 from tests.cli.values import FD, NGINX, NOW, absent, change, changing, entry, path, ref, unchanged
 from tests.cli.values import state as profile_state
 
@@ -127,6 +127,15 @@ web02   -         -              -             UNREACHABLE: no answer"""
 def test_the_history_as_json_is_the_journal() -> None:
     document = history_json([recorded("260310-0902-x4", 54, *DONE), recorded("260312-1412-k7", 1, *DONE)])
     assert [each["id"] for each in document["deployments"]] == ["260312-1412-k7", "260310-0902-x4"]
+
+
+def test_a_deployment_in_the_history_has_the_keys_that_its_own_report_had() -> None:
+    off = HostReport("web03", State.UNREACHABLE)
+    (kept,) = history_json([recorded("260312-1412-k7", 1, *DONE, off, seconds=2.00049)])["deployments"]
+    told = Report("260312-1412-k7", "deploy", "", "", "switch", (*DONE, off), 2.0).to_json()
+    assert set(told) - {"deployment", "notes"} <= set(kept)
+    assert (kept["status"], kept["seconds"]) == (5, 2.0)
+    assert "format" not in kept
 
 
 # --- rollback ---------------------------------------------------------------------------------------------------------

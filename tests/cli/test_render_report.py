@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 from reconciler.cli.render.report import heading, report_text, result_words
 from reconciler.core.profile.names import ProfileId
 from reconciler.fleet.outcomes import State
@@ -46,6 +48,48 @@ web02   confirmed   40 -> 41   1.26.1
 2 confirmed, 0 unreachable.  4.2 s.
 next     reconciler rollback --deployment k7   put web01 web02 back"""
     )
+
+
+LOG = "shop-2.8 could not be built: the builder failed with exit status 2\nthe last lines of its log:\n  main.c:7: no"
+
+
+def test_hosts_that_one_thing_kept_back_are_told_together_and_as_they_are_called() -> None:
+    hosts = [
+        HostReport(name, State.FAILED, (as_it_was(NGINX),), LOG, "the whole log: bzcat /x")
+        for name in ("web01", "web02")
+    ]
+    off = [HostReport(name, State.UNREACHABLE, (), f"{name}: ssh: no route") for name in ("web03", "web04")]
+    lines = report_text(report(*hosts, *off)).splitlines()
+    assert lines[:9] == [
+        "web01 web02  FAILED before the switch: shop-2.8 could not be built: the builder failed with exit status 2",
+        "       the last lines of its log:",
+        "         main.c:7: no",
+        "       each runs what it ran before: system 40",
+        "       next  the whole log: bzcat /x",
+        "",
+        "web03 web04  UNREACHABLE: ssh: no route",
+        "       they were not switched",
+        "",
+    ]
+    assert any(line.startswith("web03   unreachable   -") and line.endswith(" ssh: no route") for line in lines)
+
+
+def test_hosts_that_run_different_things_are_not_said_to_run_the_same() -> None:
+    hosts = [
+        HostReport(f"web0{number}", State.FAILED, (at(40 + number), as_it_was(FD, user="deploy")), "no room")
+        for number in (1, 2)
+    ]
+    assert report_text(report(*hosts)).splitlines()[1] == "       each runs what it ran before"
+
+
+def test_what_went_wrong_beside_the_hosts_is_noted() -> None:
+    done = replace(report(HostReport("web01", State.CONFIRMED, (switched(NGINX),))), notes=("the journal is full",))
+    assert "note     the journal is full" in report_text(done).splitlines()
+    assert done.to_json()["notes"] == ["the journal is full"]
+
+
+def test_a_trial_that_tried_nothing_says_nothing_of_reboots() -> None:
+    assert "reboot" not in report_text(report(HostReport("web01", State.UNCHANGED, (at(41),)), action="test"))
 
 
 def test_a_run_in_which_hosts_stayed_behind_says_why_and_what_they_run() -> None:

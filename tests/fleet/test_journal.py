@@ -40,6 +40,13 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     assert journal.entries() == (ENTRY,)
 
 
+def test_a_journal_that_cannot_be_written_says_where_it_would_be(tmp_path: Path) -> None:
+    (tmp_path / "state").write_text("a file")
+    with pytest.raises(StoreError, match=f"^the journal cannot be written: {tmp_path}/state/journal: ") as error:
+        Journal(tmp_path / "state", INVENTORY).write(ENTRY)
+    assert error.value.hint == "make that possible, or name another place: XDG_STATE_HOME=DIRECTORY"
+
+
 def test_a_deployment_is_found_by_its_id_its_end_or_as_the_last(tmp_path: Path) -> None:
     journal = Journal(tmp_path, INVENTORY)
     journal.write(ENTRY)

@@ -117,6 +117,16 @@ def test_several_sessions_share_one_connection(directory: Path) -> None:
     assert ssh(directory, "one", "", *control, "-O", "exit").returncode == 0
 
 
+def test_hosts_that_run_get_the_accounts_of_users_named_later(directory: Path) -> None:
+    before = lab.up(["one", "two"], directory, ["alice"])
+    again = lab.up(["one", "two"], directory, ["alice", "carol"])
+    assert again.started == ()
+    assert again.notes == ("one has new accounts: carol", "two has new accounts: carol")
+    assert [host.pid for host in again.hosts] == [host.pid for host in before.hosts]
+    assert output(directory, "two", "pwd", "-l", "carol") == "/home/carol\n"
+    assert lab.up(["one", "two"], directory, ["carol"]).notes == ()
+
+
 def test_users_log_in_with_their_own_home(directory: Path) -> None:
     lab.up(["one"], directory, ["alice", "bob"])
     assert output(directory, "one", "echo $USER $HOME; pwd; touch mine", "-l", "bob") == "bob /home/bob\n/home/bob\n"

@@ -158,7 +158,19 @@ def test_all_faults_are_told_at_once(project: Project) -> None:
     with pytest.raises(Faults) as error:
         load(project.recipe("thing", text), "thing.yml")
     places = [fault.message.split(":")[1:3] for fault in error.value.errors]
-    assert places == [["4", "10"], ["5", "1"], ["2", "1"], ["1", "1"]]
+    assert places == [["1", "1"], ["2", "1"], ["4", "10"], ["5", "1"]]
+
+
+def test_a_misspelt_key_does_not_hide_what_else_is_wrong(project: Project) -> None:
+    text = "version: one\ntoolchain: host\nsource: {path: nowhere}\nbiuld: x\n"
+    with pytest.raises(Faults) as error:
+        load(project.recipe("thing", text), "thing.yml")
+    assert [fault.message.partition(": ")[2] for fault in error.value.errors] == [
+        "'one' cannot be a version",
+        "there is no file or directory 'nowhere' beside the recipe",
+        "there is no key 'biuld' here",
+    ]
+    assert [fault.hint for fault in error.value.errors][-1] == "did you mean 'build'?"
 
 
 def test_a_name_that_nix_would_split_elsewhere_is_refused(project: Project) -> None:

@@ -9,7 +9,7 @@ _BOLD, _DIM, _RED, _GREEN, _YELLOW = "\x1b[1m", "\x1b[2m", "\x1b[31m", "\x1b[32m
 
 # A state stands in a table's second column, or in capitals after a host's name; elsewhere a word is only a word.
 _GOOD = r"ok|confirmed|unchanged|ready"
-_MIDDLE = r"behind|staged|held|reboot|planned|unmanaged"
+_MIDDLE = r"behind|new|staged|realised|held|reboot|planned"
 _BAD = r"DRIFT|NOT FIT|FAILED|REFUSED|REVERTED|UNREACHABLE|UNKNOWN|failed|refused|reverted|unreachable|unknown"
 
 _RULES = (

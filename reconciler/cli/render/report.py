@@ -71,9 +71,7 @@ def _trouble(hosts: Sequence[HostReport], report: Report) -> list[str]:
     first, *rest = _detail(host).splitlines() or [""]
     head = f"{names}  {_verdict(host)}"
     lines = [f"{head}: {first}" if first else head, *(f"{indent}{line}" for line in rest)]
-    truths = dict.fromkeys(_truth(each, report) for each in hosts)
-    truth = next(iter(truths)) if len(truths) == 1 else "each runs what it ran before"
-    if truth:
+    if truth := _truth(host, report) if len(hosts) == 1 else _truth_of_all(hosts, report):
         lines.append(f"{indent}{truth}")
     if host.hint:
         said, *more = host.hint.splitlines()
@@ -99,6 +97,13 @@ def _truth(host: HostReport, report: Report) -> str:
         return ""
     now = ", ".join(_now(profile) for profile in host.profiles)
     return f"runs what it ran before: {now}" if now else "runs what it ran before"
+
+
+def _truth_of_all(hosts: Sequence[HostReport], report: Report) -> str:
+    truths = {_truth(each, report) for each in hosts}
+    if hosts[0].state in (State.FAILED, State.REFUSED) and report_switches(report):
+        return f"each {truths.pop()}" if len(truths) == 1 else "each runs what it ran before"
+    return "they were not switched" if hosts[0].state is State.UNREACHABLE else "; ".join(sorted(truths))
 
 
 def _now(profile: ProfileReport) -> str:
@@ -211,8 +216,10 @@ def _next(report: Report, pattern: str) -> list[str]:
     rows = [(command, what) for command, what in _commands(report, pattern) if command]
     for index, line in enumerate(columns(rows)):
         lines.append(f"{'next' if index == 0 else ''}".ljust(9) + line)
-    if note := _KEPT.get(Action(report.action)):
+    note = _KEPT.get(Action(report.action))
+    if note and any(host.state is State.CONFIRMED for host in report.hosts):
         lines.insert(0, note)
+    lines = [*(f"note     {note}" for note in report.notes), *lines]
     status = report.status
     if status is not ExitStatus.OK:
         lines.append(f"exit status {int(status)} ({status_word(status)})")

@@ -8,7 +8,7 @@ from typing import Any
 
 from reconciler.cli.render.plan import inventory_line
 from reconciler.cli.render.report import status_word
-from reconciler.cli.render.words import columns, count, duration, number, quoted, when
+from reconciler.cli.render.words import abbreviated, columns, count, duration, number, quoted, when
 from reconciler.core.agent.messages import HistoryEntry, ProfileState
 from reconciler.core.errors import ExitStatus
 from reconciler.core.profile.names import ProfileId
@@ -84,7 +84,7 @@ def _findings(hosts: Sequence[HostStatus]) -> list[str]:
     rows = []
     for host in hosts:
         for index, finding in enumerate(host.findings):
-            rows.append((host.host if index == 0 else "", finding.subject, finding.text, finding.remedy))
+            rows.append((host.host if index == 0 else "", finding.subject, abbreviated(finding.text), finding.remedy))
     return columns(rows)
 
 

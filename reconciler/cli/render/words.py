@@ -94,9 +94,9 @@ def shell_word(text: str) -> str:
     return shlex.quote(text)
 
 
-def abbreviated(path: str) -> str:
-    """A store path with its hash cut short: `/nix/store/7p3…-orders-5.2.3`."""
-    return re.sub(r"\A(/nix/store/[0-9a-z]{3})[0-9a-z]{29}-", r"\1…-", path)
+def abbreviated(text: str) -> str:
+    """Text with the hash of each store path in it cut short: `/nix/store/7p3…-orders-5.2.3`."""
+    return re.sub(r"(/nix/store/[0-9a-z]{3})[0-9a-z]{29}-", r"\1…-", text)
 
 
 def package_name(path: str) -> tuple[str, str]:

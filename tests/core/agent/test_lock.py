@@ -88,6 +88,18 @@ def test_a_second_deployment_is_refused_and_told_who_has_it(host: Host, monkeypa
     begin(host)
 
 
+def test_a_host_is_called_what_the_inventory_calls_it(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock, "_PATIENCE", 0.05)
+    assert host.name == os.uname().nodename
+    process = hold(host)
+    try:
+        with pytest.raises(RefusedError, match=r"^web01\.shop\.example is locked: oncall deploys"):
+            lock.begin(host, BeginRequest("260312-1412-k7", "deployer", "", "web01.shop.example"))
+    finally:
+        end(process)
+    assert host.name == "web01.shop.example"
+
+
 def test_a_killed_owner_leaves_no_lock(host: Host) -> None:
     end(hold(host))
     assert lock.owner(host) is None

@@ -1,0 +1,38 @@
+"""Which profiles a deployment concerns."""
+
+from __future__ import annotations
+
+import pytest
+
+from reconciler.core.agent.action import Action
+from reconciler.core.errors import UsageError
+from reconciler.core.profile.names import ProfileId
+from reconciler.fleet.deploy import DeployRequest
+from reconciler.fleet.select import Selection
+
+SYSTEM, ALICE, BOB = ProfileId.SYSTEM, ProfileId("alice"), ProfileId("bob")
+
+# The selection and the action; which profiles take part; whether those of users that left the inventory are emptied.
+CASES = {
+    "everything": (Selection("all"), Action.SWITCH, {SYSTEM, ALICE, BOB}, True),
+    "the system": (Selection("all", system=True), Action.SWITCH, {SYSTEM}, False),
+    "some users": (Selection("all", users="al*,carol"), Action.SWITCH, {ALICE}, False),
+    "the system and a user": (Selection("all", system=True, users="bob"), Action.SWITCH, {SYSTEM, BOB}, False),
+    "staged": (Selection("all"), Action.STAGE, {SYSTEM, ALICE, BOB}, True),
+    "tried": (Selection("all"), Action.TEST, {SYSTEM}, False),
+    "a user's, tried": (Selection("all", users="alice"), Action.TEST, set(), False),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_profiles_take_part_as_they_are_selected_and_none_is_emptied_because_it_was_not(case: str) -> None:
+    selection, action, profiles, empties = CASES[case]
+    request = DeployRequest(selection, action)
+    assert {profile for profile in (SYSTEM, ALICE, BOB) if request.means(profile)} == profiles
+    assert request.empties is empties
+
+
+@pytest.mark.parametrize(("build_on", "action"), [("moon", Action.SWITCH), ("target", Action.BUILD)])
+def test_a_place_that_cannot_build_is_refused(build_on: str, action: Action) -> None:
+    with pytest.raises(UsageError):
+        DeployRequest(Selection("all"), action, build_on)
