@@ -27,10 +27,11 @@ class Revision:
 
 
 def revision_of(directory: str) -> Revision | None:
-    """The revision of a folder; None without git, outside a repository, and before its first commit."""
+    """The revision of a folder; None without git, outside a repository, before its first commit, and for a folder of
+    which the repository has no file: what some commit says of others is no revision of it."""
     head = _git(directory, "log", "-1", "--format=%H%n%s", "--no-show-signature")
     changes = _git(directory, "status", "--porcelain", "--untracked-files=normal", "--", ".")
-    if head is None or changes is None:
+    if head is None or changes is None or not _git(directory, "ls-files", "--", "."):
         return None
     commit, _, subject = head.partition("\n")
     return Revision(commit, subject.strip(), not changes.strip())

@@ -260,6 +260,15 @@ def test_the_revision_says_whether_the_folder_is_as_committed(tmp_path: Path) ->
     assert load(tmp_path / "inv").revision == f"{revision.commit}-dirty"
 
 
+@pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
+def test_a_folder_that_the_repository_does_not_keep_has_no_revision(tmp_path: Path) -> None:
+    write(tmp_path, {".gitignore": "copy/\n", "copy/hosts.yml": "all: {hosts: {a: }}\n"})
+    identity = ("-c", "user.name=t", "-c", "user.email=t@example.org")
+    for arguments in (("init",), ("add", ".gitignore"), ("commit", "-m", "first")):
+        subprocess.run(["git", *identity, *arguments], cwd=tmp_path, check=True, capture_output=True)
+    assert load(tmp_path / "copy").git() is None
+
+
 def test_without_git_there_is_no_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert read(tmp_path, "all: {hosts: {a: }}").git() is None
