@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
-from collections.abc import Iterable
 from typing import Any
 
 import click
 
 from reconciler.core.errors import ExitStatus, UsageError
+from reconciler.inventory.names import did_you_mean
 
 # Shown by --help in this order. The short text stands here so that --help imports no command.
 COMMANDS = {
@@ -75,12 +74,6 @@ def load(name: str) -> click.Command:
     """The command in the module of its name."""
     command: click.Command = importlib.import_module(f"reconciler.cli.{name}").command
     return command
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str | None:
-    """A hint that names the nearest of `known`, or None."""
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f"did you mean '{near[0]}'?" if near else None
 
 
 @click.command(

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from reconciler.cli.output import Output
+from reconciler.cli.render.words import count
 from reconciler.core.errors import UsageError
 from reconciler.fleet.ask import Question, QuestionKind
 
@@ -46,7 +47,7 @@ def ask(question: Question, consent: Consent, output: Output, details: Details) 
         return True
     if consent.number is not None and consent.number != question.number:
         raise UsageError(
-            f"--yes={consent.number} was given, and {_hosts(question.number)} would change",
+            f"--yes={consent.number} was given, and {count(question.number, 'host')} would change",
             "look at the plan again; the fleet is not what it was",
         )
     if consent.given and (question.kind is QuestionKind.YES or consent.number is not None):
@@ -112,7 +113,3 @@ class Passphrases:
             if prompt not in self._known:
                 self._known[prompt] = secret(prompt, self._output) if self._output.interactive else None
             return self._known[prompt]
-
-
-def _hosts(count: int) -> str:
-    return f"{count} host" if count == 1 else f"{count} hosts"

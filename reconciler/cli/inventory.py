@@ -7,9 +7,10 @@ from pathlib import Path
 
 import click
 
-from reconciler.cli.app import Command, did_you_mean
+from reconciler.cli.app import Command
 from reconciler.cli.options import inventory_option, json_option
 from reconciler.core.errors import ExitStatus, UsageError
+from reconciler.inventory.names import did_you_mean
 
 
 @click.command("inventory", cls=Command)

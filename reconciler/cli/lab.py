@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from reconciler.cli.app import Command, did_you_mean
+from reconciler.cli.app import Command
 from reconciler.cli.options import inventory_option, json_option
 from reconciler.cli.output import Output
 from reconciler.core.errors import ExitStatus, UsageError
+from reconciler.inventory.names import did_you_mean
 
 if TYPE_CHECKING:
     from reconciler.inventory.inventory import Inventory

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from reconciler.cli.app import did_you_mean
+from reconciler.inventory.names import did_you_mean
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -11,6 +11,7 @@ from reconciler.cli.options import Choice
 from reconciler.cli.output import Output
 from reconciler.cli.render.plan import PlanView, brings_back, diff_text, hosts_text, plan_json, plan_text
 from reconciler.cli.render.words import count, package_name, revision, shell_word
+from reconciler.core.activate import host_files
 from reconciler.core.errors import RefusedError
 from reconciler.fleet.ask import QuestionKind
 from reconciler.fleet.events import Silent
@@ -33,7 +34,8 @@ def plan_view(prepared: Prepared, choice: Choice) -> PlanView:
         build_on=prepared.build_on,
         builds=prepared.builds,
         copy_bytes=prepared.copy_bytes,
-        creates=_creates() if any(host.first for host in plan.changing) else (),
+        creates=(host_files.PROFILE_SH, host_files.TMPFILES),
+        creates_for_fish=host_files.FISH,
         next=" ".join(["deploy", *_typed(choice, prepared.pattern)]),
         now=time.time(),
         reaches_hosts=prepared.facts.action.reaches_hosts,
@@ -41,15 +43,10 @@ def plan_view(prepared: Prepared, choice: Choice) -> PlanView:
 
 
 def _typed(choice: Choice, pattern: str) -> list[str]:
-    words = ["--hosts", quote_pattern(pattern)]
-    words += ["--limit", quote_pattern(choice.limit)] if choice.limit is not None else []
+    words = ["--hosts", shell_word(pattern)]
+    words += ["--limit", shell_word(choice.limit)] if choice.limit is not None else []
     words += ["--system"] if choice.system else []
-    return words + (["--users", quote_pattern(choice.users)] if choice.users is not None else [])
-
-
-def quote_pattern(pattern: str) -> str:
-    """A pattern as it is typed into a shell."""
-    return shell_word(pattern)
+    return words + (["--users", shell_word(choice.users)] if choice.users is not None else [])
 
 
 def show_plan(prepared: Prepared, choice: Choice, output: Output, *, as_json: bool, diff: bool) -> None:
@@ -120,9 +117,3 @@ def _group(project: Project, pattern: str, hosts: tuple[str, ...]) -> str:
         if name not in ("all", "ungrouped", pattern) and set(project.inventory.hosts_of(name)) == set(hosts)
     ]
     return names[0] if len(names) == 1 else ""
-
-
-def _creates() -> tuple[str, ...]:
-    from reconciler.core.activate.host_files import PROFILE_SH, TMPFILES
-
-    return PROFILE_SH, TMPFILES

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from reconciler.cli.app import Command, did_you_mean
+from reconciler.cli.app import Command
 from reconciler.cli.options import inventory_option, json_option
 from reconciler.core.errors import ExitStatus, UsageError
+from reconciler.inventory.names import did_you_mean
 
 if TYPE_CHECKING:
     from reconciler.cli.render.why import Reason

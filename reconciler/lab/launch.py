@@ -15,8 +15,9 @@ from pathlib import Path
 
 from reconciler.core.errors import ReconcilerError
 from reconciler.lab import namespaces, state
+from reconciler.lab.disk import add_accounts, furnish
 from reconciler.lab.namespaces import Isolation, Started
-from reconciler.lab.root import Account, Root, add_accounts, furnish
+from reconciler.lab.root import Account, Root
 from reconciler.lab.server import HostServer, load_key, parse_public_key
 
 

@@ -18,15 +18,10 @@ Every value is text, as it is written. All faults of a recipe are told at once, 
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping as MappingType
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
-
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic_core import ErrorDetails, PydanticCustomError
 
 from reconciler.core.errors import Faults, FormatError
 from reconciler.core.nix.hashes import Hash
@@ -34,7 +29,8 @@ from reconciler.core.nix.store_path import parse_drv_name
 from reconciler.inventory import yaml
 from reconciler.inventory.desired import Position
 from reconciler.inventory.faults import InputError
-from reconciler.inventory.yaml import Mapping, Node, Scalar, Sequence
+from reconciler.inventory.yaml import Mapping
+from reconciler.packages.written import WrittenRecipe, WrittenSource, WrittenVersion, find, read
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_+.\-]*")
 _VERSION = re.compile(r"[0-9][A-Za-z0-9_+.\-?=]*")
@@ -112,73 +108,6 @@ class Recipe:
     versions: MappingType[str, Variant]
 
 
-# --- how it is written ------------------------------------------------------------------------------------------------
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-def _words(key: str, kind: str) -> dict[str, Any]:
-    return {"key": key, "kind": kind}
-
-
-class _Source(_Strict):
-    path: str | None = None
-    url: str | None = None
-    debsrc: str | None = None
-    sha256: str | None = None
-    file: str | None = None
-    version: str | None = None
-
-    @model_validator(mode="after")
-    def _is_one_kind(self) -> _Source:
-        kinds = [kind for kind in ("path", "url", "debsrc") if getattr(self, kind) is not None]
-        if len(kinds) != 1:
-            raise PydanticCustomError("source", "a source is one of 'path', 'url' and 'debsrc'")
-        allowed = {"path": (), "url": ("sha256", "file"), "debsrc": ("sha256", "file", "version")}[kinds[0]]
-        for key in ("sha256", "file", "version"):
-            if getattr(self, key) is not None and key not in allowed:
-                raise PydanticCustomError("source", "'{key}' means nothing beside '{kind}'", _words(key, kinds[0]))
-        if kinds[0] != "path" and self.sha256 is None:
-            raise PydanticCustomError("source", "'sha256' is missing: what is fetched is pinned by its hash")
-        return self
-
-
-class _Body(_Strict):
-    """The keys that a version may say otherwise than the recipe."""
-
-    toolchain: Literal["host"] | None = None
-    source: _Source | None = None
-    sources: list[_Source] | None = None
-    inputs: list[str] | None = None
-    build: str | None = None
-
-    @model_validator(mode="after")
-    def _has_one_kind_of_sources(self) -> _Body:
-        if self.source is not None and self.sources is not None:
-            raise PydanticCustomError("sources", "'source' and 'sources' cannot stand side by side")
-        return self
-
-
-class _Recipe(_Body):
-    description: str = ""
-    home: str = ""
-    version: str | None = None
-    versions: dict[str, _Body | None] | None = Field(default=None, min_length=1)
-
-    @model_validator(mode="after")
-    def _has_a_version(self) -> _Recipe:
-        if (self.version is None) == (self.versions is None):
-            raise PydanticCustomError("version", "a recipe says either 'version' or 'versions'")
-        return self
-
-
-_VERSION_KEYS = tuple(_Body.model_fields)
-_KEYS = tuple(_Recipe.model_fields)
-_SOURCE_KEYS = tuple(_Source.model_fields)
-
-
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 
@@ -188,16 +117,9 @@ def load(path: Path, shown: str) -> Recipe:
     start = Position(shown, 1, 1)
     if not isinstance(node, Mapping):
         raise InputError(node.position, "a recipe is a mapping", "it begins with `version: ...`")
-    written = _text(node)
-    faults: list[InputError] = []
-    try:
-        given = _Recipe.model_validate(written)
-    except ValidationError as error:
-        faults = [_fault(details, node) for details in error.errors()]
-        rest = _without_unknown_keys(written, error)
-        if rest is None:
-            raise _in_order(faults) from None
-        given = rest
+    given, faults = read(node)
+    if given is None:
+        raise _in_order(faults)
     reader = _Reader(path, start, node)
     recipe = reader.recipe(given)
     faults += reader.faults
@@ -211,68 +133,6 @@ def _in_order(faults: list[InputError]) -> Faults:
     return Faults(in_order)
 
 
-def _without_unknown_keys(written: Any, error: ValidationError) -> _Recipe | None:
-    """What else the recipe says, when nothing but names of keys is wrong so far."""
-    for details in error.errors():
-        if details["type"] != "extra_forbidden":
-            return None
-        *location, key = details["loc"]
-        place = written
-        for step in location:
-            place = place[step]
-        del place[key]
-    try:
-        return _Recipe.model_validate(written)
-    except ValidationError:
-        return None
-
-
-def _text(node: Node) -> Any:
-    """The tree with every scalar as it is written; nothing (`key:`) is None."""
-    if isinstance(node, Scalar):
-        return None if node.is_null else node.text
-    if isinstance(node, Sequence):
-        return [_text(item) for item in node.items]
-    return {key: _text(entry.value) for key, entry in node.entries.items()}
-
-
-def _find(node: Node, location: tuple[int | str, ...]) -> tuple[Node, Position]:
-    """The node at a location and where it is to be pointed at: at its key where it has one."""
-    position = node.position
-    for step in location:
-        if isinstance(node, Mapping) and str(step) in node.entries:
-            entry = node.entries[str(step)]
-            node, position = entry.value, entry.key.position
-        elif isinstance(node, Sequence) and isinstance(step, int) and step < len(node.items):
-            node = node.items[step]
-            position = node.position
-    return node, position
-
-
-_WANTED = {
-    "string_type": "text is wanted here",
-    "list_type": "a list is wanted here",
-    "dict_type": "a mapping is wanted here",
-    "model_type": "a mapping is wanted here",
-    "model_attributes_type": "a mapping is wanted here",
-    "too_short": "at least one version is wanted here",
-    "literal_error": "'host' is the only toolchain there is",
-}
-
-
-def _fault(details: ErrorDetails, root: Node) -> InputError:
-    location = details["loc"]
-    _, position = _find(root, location)
-    kind = details["type"]
-    if kind != "extra_forbidden":
-        return InputError(position, _WANTED.get(kind, details["msg"]))
-    key = str(location[-1])
-    allowed = _SOURCE_KEYS if {"source", "sources"} & set(location[:-1]) else _VERSION_KEYS if location[:-1] else _KEYS
-    near = difflib.get_close_matches(key, allowed, n=1)
-    hint = f"did you mean '{near[0]}'?" if near else f"known here: {', '.join(allowed)}"
-    return InputError(position, f"there is no key '{key}' here", hint)
-
-
 class _Reader:
     """Turns what was written into values, collecting faults."""
 
@@ -282,7 +142,7 @@ class _Reader:
         self._root = root
         self.faults: list[InputError] = []
 
-    def recipe(self, given: _Recipe) -> Recipe:
+    def recipe(self, given: WrittenRecipe) -> Recipe:
         name = self._path.stem
         if not NAME.fullmatch(name):
             self._fault((), f"'{name}' cannot name a package", "letters, digits and _ + . - are allowed")
@@ -293,12 +153,12 @@ class _Reader:
         return Recipe(name, self._start, given.description, given.home, variants)
 
     def _fault(self, location: tuple[int | str, ...], message: str, hint: str | None = None) -> None:
-        self.faults.append(InputError(_find(self._root, location)[1], message, hint))
+        self.faults.append(InputError(find(self._root, location)[1], message, hint))
 
-    def _variant(self, version: str, given: _Recipe, body: _Body | None) -> Variant:
+    def _variant(self, version: str, given: WrittenRecipe, body: WrittenVersion | None) -> Variant:
         name = self._path.stem
         location = ("versions", version) if given.versions else ("version",)
-        _, position = _find(self._root, location)
+        _, position = find(self._root, location)
         if not _VERSION.fullmatch(version):
             self._fault(location, f"'{version}' cannot be a version", "a version begins with a digit and has no blanks")
         elif parse_drv_name(f"{name}-{version}") != (name, version):
@@ -315,20 +175,22 @@ class _Reader:
             position=position,
         )
 
-    def _inputs(self, body: _Body | None, given: _Recipe, location: tuple[str, ...]) -> tuple[Input, ...]:
+    def _inputs(
+        self, body: WrittenVersion | None, given: WrittenRecipe, location: tuple[str, ...]
+    ) -> tuple[Input, ...]:
         own = body is not None and body.inputs is not None
         written = (body.inputs if own and body else given.inputs) or []
         place = (*location, "inputs") if own else ("inputs",)
         found = []
         for index, reference in enumerate(written):
-            _, position = _find(self._root, (*place, index))
+            _, position = find(self._root, (*place, index))
             name = reference.partition("@")[0]
             if variable_name(name) in RESERVED:
                 self._fault((*place, index), f"the input '{name}' would hide the variable ${name} of the build script")
             found.append(Input(reference, position))
         return tuple(found)
 
-    def _sources(self, body: _Body, location: tuple[str, ...], version: str) -> tuple[SourceSpec, ...]:
+    def _sources(self, body: WrittenVersion, location: tuple[str, ...], version: str) -> tuple[SourceSpec, ...]:
         if body.source is not None:
             found = [self._source(body.source, (*location, "source"), version)]
         else:
@@ -336,7 +198,7 @@ class _Reader:
             found = [self._source(source, (*location, "sources", index), version) for index, source in written]
         return tuple(source for source in found if source is not None)
 
-    def _source(self, given: _Source, location: tuple[int | str, ...], version: str) -> SourceSpec | None:
+    def _source(self, given: WrittenSource, location: tuple[int | str, ...], version: str) -> SourceSpec | None:
         if given.path is not None:
             return self._path_source(given.path, (*location, "path"))
         digest = self._hash(given.sha256 or "", (*location, "sha256"))
@@ -352,7 +214,7 @@ class _Reader:
         return DebianSpec(package, file, digest) if digest else None
 
     def _path_source(self, written: str, location: tuple[int | str, ...]) -> PathSpec | None:
-        _, position = _find(self._root, location)
+        _, position = find(self._root, location)
         if written.startswith(("/", "~")):
             self._fault(location, f"'{written}' is not relative to the recipe", "keep sources beside the recipe")
             return None

@@ -8,7 +8,6 @@ and no host is asked: what a reference means follows from the files and from thi
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from reconciler.core.errors import FormatError, UsageError
 from reconciler.core.nix.derivation import Derivation, ModuloCache
 from reconciler.core.nix.store_path import STORE_DIR, StorePath, parse_drv_name
 from reconciler.inventory.desired import Position
+from reconciler.inventory.names import did_you_mean, nearest
 from reconciler.packages import recipe as recipes
 from reconciler.packages import versions
 from reconciler.packages.derive import STAGE, Made, Named, Parts, derive, make_source
@@ -108,9 +108,8 @@ class Resolver:
         if name not in self._recipes:
             file = self._file(name)
             if file is None:
-                near = difflib.get_close_matches(name, self.names(), n=1)
                 shown = ", ".join(self._shown(folder) for folder in self._folders)
-                hint = f"did you mean '{near[0]}'?" if near else f"recipes are looked up in {shown}"
+                hint = did_you_mean(name, self.names()) or f"recipes are looked up in {shown}"
                 raise _error(origin, f"there is no package '{name}'", hint)
             self._recipes[name] = recipes.load(file, self._shown(file))
         return self._recipes[name]
@@ -130,8 +129,8 @@ class Resolver:
         found = next((version for version in known if wanted is None or versions.matches(version, wanted)), None)
         if found is None:
             listed = ", ".join(known)
-            near = difflib.get_close_matches(wanted or "", known, n=1)
-            hint = f"did you mean '{recipe.name}@{near[0]}'?  {recipe.name} has {listed}" if near else None
+            near = nearest(wanted or "", known)
+            hint = f"did you mean '{recipe.name}@{near}'?  {recipe.name} has {listed}" if near else None
             raise _error(origin, f"there is no {reference}", hint or f"{recipe.name} has {listed}")
         return recipe.versions[found]
 

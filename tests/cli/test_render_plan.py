@@ -61,6 +61,16 @@ def test_a_first_deployment_says_what_it_makes_and_what_it_keeps() -> None:
     )
 
 
+def test_a_first_deployment_with_users_says_what_it_makes_in_homes_and_for_a_shell_that_may_be_there() -> None:
+    host = changing("db01", change(FD, user="alice"), change(FD, user="bob"), managed=False)
+    lines = plan_text(view(host, creates=("/etc/x",), creates_for_fish="/etc/fish/x.fish")).splitlines()
+    assert lines[4:7] == [
+        "  creates  /nix (4.0 GiB free on its file system), /etc/x",
+        "           ~/.nix-profile of alice bob, unless it is there; /etc/fish/x.fish where fish is",
+        "  keeps    everything else",
+    ]
+
+
 def test_hosts_that_cannot_take_part_are_told_with_the_reason_and_what_to_do() -> None:
     unfit = ReconcilerError("Python 3.6: needs 3.9", hint="ansible_python_interpreter: /usr/bin/python3.9")
     text = plan_text(view(absent("web01"), absent("web02", State.FAILED, unfit), absent("web03")))
@@ -117,7 +127,7 @@ def test_a_build_asks_no_host_and_says_so() -> None:
     assert plan_text(view(*hosts, reaches_hosts=False)).splitlines()[1:] == [
         "hosts      'web*' matches 2 (group web)   not asked",
         "",
-        "realise    what these hosts need, here; no host is changed",
+        "realise    nothing to build; no host is changed",
     ]
 
 

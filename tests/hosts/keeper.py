@@ -23,8 +23,8 @@ from pathlib import Path
 
 from reconciler.core.errors import ReconcilerError
 from reconciler.lab import linux, namespaces
+from reconciler.lab.disk import furnish
 from reconciler.lab.namespaces import Isolation, Started
-from reconciler.lab.root import furnish
 from tests.hosts.image import HostOrder, root_of, supervise_sshd
 
 _READY_SECONDS = 15.0

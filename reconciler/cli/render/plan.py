@@ -27,8 +27,8 @@ _LABEL = 11
 @dataclass(frozen=True)
 class PlanView:
     """Everything that a plan's text says. `revision` is git's word for the inventory, or empty; `group` the group that
-    the pattern amounts to, or empty; `creates` what a first deployment makes on a host; `next` the command to type;
-    `reaches_hosts` is false for a build, which talks to no host."""
+    the pattern amounts to, or empty; `creates` what a first deployment makes on a host, `creates_for_fish` what more
+    where that shell is; `next` the command to type; `reaches_hosts` is false for a build, which talks to no host."""
 
     inventory: str
     revision: str
@@ -40,6 +40,7 @@ class PlanView:
     builds: tuple[str, ...] = ()
     copy_bytes: Mapping[str, int] = field(default_factory=dict)
     creates: tuple[str, ...] = ()
+    creates_for_fish: str = ""
     next: str = ""
     now: float = 0.0
     reaches_hosts: bool = True
@@ -48,8 +49,7 @@ class PlanView:
 def plan_text(view: PlanView, nothing_changed: bool = True) -> str:
     """The whole plan. `nothing_changed`: say so at its end, because nothing follows it."""
     if not view.reaches_hosts:
-        lines = [*_header(view), "", _label("realise", "what these hosts need, here; no host is changed")]
-        return "\n".join(lines)
+        return "\n".join([*_header(view), "", _label("realise", f"{_builds(view)}; no host is changed")])
     blocks = [_header(view)]
     blocks += [_group(group, view) for group in view.plan.groups()]
     blocks += _standing_still(view.plan)
@@ -95,7 +95,11 @@ def _first(group: Sequence[HostPlan], view: PlanView) -> list[str]:
     free = min((host.observation.store_free for host in group if host.observation), default=0)
     least = " at least" if len(group) > 1 else ""
     creates = ", ".join([f"/nix ({size(free)} free on its file system{least})", *view.creates])
-    return [f"  creates  {creates}", "  keeps    everything else"]
+    users = [change.profile.user for change in group[0].changes if not change.profile.is_system]
+    links = [f"~/.nix-profile of {' '.join(users)}, unless it is there"] if users else []
+    fish = [f"{view.creates_for_fish} where fish is"] if view.creates_for_fish else []
+    more = [" " * _LABEL + "; ".join([*links, *fish])] if links or fish else []
+    return [f"  creates  {creates}", *more, "  keeps    everything else"]
 
 
 def _changes(changes: Sequence[ProfileChangePlan]) -> list[str]:
@@ -159,15 +163,18 @@ def _absent(hosts: Sequence[HostPlan], state: str, reason: str, hint: str) -> li
 
 
 def _costs(view: PlanView) -> list[str]:
-    place = "on each host" if view.build_on == "target" else "here"
-    builds = (
-        f"{count(len(view.builds), 'build')} {place} ({', '.join(view.builds)})" if view.builds else "nothing to build"
-    )
-    lines = [_label("realise", builds)]
+    lines = [_label("realise", _builds(view))]
     free = [host.observation.store_free for host in view.plan.changing if host.observation]
     room = f"; free on /nix: {size(min(free))}{' at least' if len(free) > 1 else ''}" if free else ""
     lines.append(_label("copy", f"{_copied(view)}{room}"))
     return lines
+
+
+def _builds(view: PlanView) -> str:
+    place = "on each host" if view.build_on == "target" else "here"
+    return (
+        f"{count(len(view.builds), 'build')} {place} ({', '.join(view.builds)})" if view.builds else "nothing to build"
+    )
 
 
 def _copied(view: PlanView) -> str:

@@ -1,0 +1,148 @@
+"""How a recipe is written: which keys there are and what stands behind them, before any of it is understood."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from reconciler.inventory.desired import Position
+from reconciler.inventory.faults import InputError
+from reconciler.inventory.names import did_you_mean
+from reconciler.inventory.yaml import Mapping, Node, Scalar, Sequence
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+def _words(key: str, kind: str) -> dict[str, Any]:
+    return {"key": key, "kind": kind}
+
+
+class WrittenSource(_Strict):
+    path: str | None = None
+    url: str | None = None
+    debsrc: str | None = None
+    sha256: str | None = None
+    file: str | None = None
+    version: str | None = None
+
+    @model_validator(mode="after")
+    def _is_one_kind(self) -> WrittenSource:
+        kinds = [kind for kind in ("path", "url", "debsrc") if getattr(self, kind) is not None]
+        if len(kinds) != 1:
+            raise PydanticCustomError("source", "a source is one of 'path', 'url' and 'debsrc'")
+        allowed = {"path": (), "url": ("sha256", "file"), "debsrc": ("sha256", "file", "version")}[kinds[0]]
+        for key in ("sha256", "file", "version"):
+            if getattr(self, key) is not None and key not in allowed:
+                raise PydanticCustomError("source", "'{key}' means nothing beside '{kind}'", _words(key, kinds[0]))
+        if kinds[0] != "path" and self.sha256 is None:
+            raise PydanticCustomError("source", "'sha256' is missing: what is fetched is pinned by its hash")
+        return self
+
+
+class WrittenVersion(_Strict):
+    """The keys that a version may say otherwise than the recipe."""
+
+    toolchain: Literal["host"] | None = None
+    source: WrittenSource | None = None
+    sources: list[WrittenSource] | None = None
+    inputs: list[str] | None = None
+    build: str | None = None
+
+    @model_validator(mode="after")
+    def _has_one_kind_of_sources(self) -> WrittenVersion:
+        if self.source is not None and self.sources is not None:
+            raise PydanticCustomError("sources", "'source' and 'sources' cannot stand side by side")
+        return self
+
+
+class WrittenRecipe(WrittenVersion):
+    description: str = ""
+    home: str = ""
+    version: str | None = None
+    versions: dict[str, WrittenVersion | None] | None = Field(default=None, min_length=1)
+
+    @model_validator(mode="after")
+    def _has_a_version(self) -> WrittenRecipe:
+        if (self.version is None) == (self.versions is None):
+            raise PydanticCustomError("version", "a recipe says either 'version' or 'versions'")
+        return self
+
+
+_VERSION_KEYS = tuple(WrittenVersion.model_fields)
+_KEYS = tuple(WrittenRecipe.model_fields)
+_SOURCE_KEYS = tuple(WrittenSource.model_fields)
+
+
+def read(node: Mapping) -> tuple[WrittenRecipe | None, list[InputError]]:
+    """What a recipe says and what is wrong with how it says it; None when too much is wrong to say more."""
+    written = _text(node)
+    try:
+        return WrittenRecipe.model_validate(written), []
+    except ValidationError as error:
+        faults = [_fault(details, node) for details in error.errors()]
+        return _without_unknown_keys(written, error), faults
+
+
+def _without_unknown_keys(written: Any, error: ValidationError) -> WrittenRecipe | None:
+    """What else the recipe says, when nothing but names of keys is wrong so far."""
+    for details in error.errors():
+        if details["type"] != "extra_forbidden":
+            return None
+        *location, key = details["loc"]
+        place = written
+        for step in location:
+            place = place[step]
+        del place[key]
+    try:
+        return WrittenRecipe.model_validate(written)
+    except ValidationError:
+        return None
+
+
+def _text(node: Node) -> Any:
+    """The tree with every scalar as it is written; nothing (`key:`) is None."""
+    if isinstance(node, Scalar):
+        return None if node.is_null else node.text
+    if isinstance(node, Sequence):
+        return [_text(item) for item in node.items]
+    return {key: _text(entry.value) for key, entry in node.entries.items()}
+
+
+def find(node: Node, location: tuple[int | str, ...]) -> tuple[Node, Position]:
+    """The node at a location and where it is to be pointed at: at its key where it has one."""
+    position = node.position
+    for step in location:
+        if isinstance(node, Mapping) and str(step) in node.entries:
+            entry = node.entries[str(step)]
+            node, position = entry.value, entry.key.position
+        elif isinstance(node, Sequence) and isinstance(step, int) and step < len(node.items):
+            node = node.items[step]
+            position = node.position
+    return node, position
+
+
+_WANTED = {
+    "string_type": "text is wanted here",
+    "list_type": "a list is wanted here",
+    "dict_type": "a mapping is wanted here",
+    "model_type": "a mapping is wanted here",
+    "model_attributes_type": "a mapping is wanted here",
+    "too_short": "at least one version is wanted here",
+    "literal_error": "'host' is the only toolchain there is",
+}
+
+
+def _fault(details: ErrorDetails, root: Node) -> InputError:
+    location = details["loc"]
+    _, position = find(root, location)
+    kind = details["type"]
+    if kind != "extra_forbidden":
+        return InputError(position, _WANTED.get(kind, details["msg"]))
+    key = str(location[-1])
+    allowed = _SOURCE_KEYS if {"source", "sources"} & set(location[:-1]) else _VERSION_KEYS if location[:-1] else _KEYS
+    hint = did_you_mean(key, allowed) or f"known here: {', '.join(allowed)}"
+    return InputError(position, f"there is no key '{key}' here", hint)
