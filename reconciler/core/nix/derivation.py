@@ -155,7 +155,8 @@ def hash_modulo(path: StorePath, lookup: Lookup, cache: ModuloCache | None = Non
 def _own_modulo(drv: Derivation, cache: ModuloCache) -> str:
     fixed = drv.fixed_output
     if fixed is not None:
-        text = f"fixed:out:{fixed.hash_algorithm}:{fixed.hash}:{drv.output_paths()['out']}"
+        method = "r:" if fixed.recursive else ""
+        text = f"fixed:out:{method}{fixed.content_hash.hex_prefixed}:{drv.output_paths()['out']}"
         return hashlib.sha256(text.encode()).hexdigest()
     _check_input_addressed(drv)
     hashes = {path: cache.hashes[path] for path in drv.input_derivations}

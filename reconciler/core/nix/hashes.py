@@ -4,7 +4,7 @@
     sha256-ungWv48Bz+pBQUDeXa4iI7ADYaOWF3qctBD/YfIAFa0=                    SRI: <algorithm>-<base-64>
     ba7816bf…                                                              bare, where the algorithm is known
 
-Which of the three encodings it is, its length tells.
+Which of the three encodings it is, its length tells; after a dash it is always base-64.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from reconciler.core.nix import base32
 from reconciler.core.values import value
 
 SIZES = {"md5": 16, "sha1": 20, "sha256": 32, "sha512": 64}
+_LONGEST = len("sha512:") + 2 * 64  # of a spelling; a longer text is none, and is not shown whole
 
 
 @value
@@ -38,16 +39,18 @@ class Hash:
     @classmethod
     def parse(cls, text: str, algorithm: str | None = None) -> Hash:
         """A hash in any of Nix's spellings; FormatError when it is none, or not of `algorithm` where that is given."""
+        shown = f"'{text}'" if len(text) <= _LONGEST else f"'{text[:_LONGEST]}…'"
         head, colon, rest = text.partition(":")
+        dash = ""
         if not colon:
             head, dash, rest = text.partition("-")
             if not dash:
                 head, rest = algorithm or "", text
         if head not in SIZES:
-            raise FormatError(f"'{text}' is no hash: it should begin with one of {', '.join(SIZES)}")
+            raise FormatError(f"{shown} is no hash: it should begin with one of {', '.join(SIZES)}")
         if algorithm is not None and head != algorithm:
-            raise FormatError(f"'{text}' is a {head} hash where a {algorithm} hash is wanted")
-        return cls(head, _digest(rest, SIZES[head], text))
+            raise FormatError(f"{shown} is a {head} hash where a {algorithm} hash is wanted")
+        return cls(head, _digest(rest, head, shown, only_base64=bool(dash)))
 
     @property
     def base16(self) -> str:
@@ -58,9 +61,13 @@ class Hash:
         return base32.encode(self.digest)
 
     @property
+    def base64(self) -> str:
+        return binascii.b2a_base64(self.digest, newline=False).decode()
+
+    @property
     def sri(self) -> str:
         """`sha256-<base-64>`."""
-        return f"{self.algorithm}-{binascii.b2a_base64(self.digest, newline=False).decode()}"
+        return f"{self.algorithm}-{self.base64}"
 
     @property
     def nix(self) -> str:
@@ -76,21 +83,35 @@ class Hash:
         return self.nix
 
 
-def _digest(text: str, size: int, whole: str) -> bytes:
-    if len(text) == size * 2:
-        try:
-            return binascii.unhexlify(text)
-        except (binascii.Error, ValueError):
-            raise FormatError(f"'{whole}' is no hash: it holds a character that is not hexadecimal") from None
-    if len(text) == base32.encoded_length(size):
+def _digest(text: str, algorithm: str, shown: str, only_base64: bool) -> bytes:
+    """The bytes of a hash written without its algorithm, in the encoding that its length tells."""
+    size = SIZES[algorithm]
+    lengths = {"base-16": size * 2, "base-32": base32.encoded_length(size), "base-64": (size + 2) // 3 * 4}
+    if only_base64:
+        lengths = {"base-64": lengths["base-64"]}
+    if len(text) == lengths.get("base-16"):
+        return _from_base16(text, shown)
+    if len(text) == lengths.get("base-32"):
         return base32.decode(text)
-    if len(text) == (size + 2) // 3 * 4:
-        try:
-            digest = binascii.a2b_base64(text)
-        except (binascii.Error, ValueError):
-            digest = b""
-        # The decoder passes over characters that are none of its own; only what encodes to the same text was meant.
-        if binascii.b2a_base64(digest, newline=False).decode() != text:
-            raise FormatError(f"'{whole}' is no hash: it holds a character that is not base-64")
-        return digest
-    raise FormatError(f"'{whole}' is no hash: it has the wrong length")
+    if len(text) == lengths["base-64"]:
+        return _from_base64(text, shown)
+    wanted = ", ".join(f"{length} in {encoding}" for encoding, length in lengths.items())
+    raise FormatError(f"{shown} is no hash: a {algorithm} hash has {wanted}, and this has {len(text)} characters")
+
+
+def _from_base16(text: str, shown: str) -> bytes:
+    try:
+        return binascii.unhexlify(text)
+    except (binascii.Error, ValueError):
+        raise FormatError(f"{shown} is no hash: it holds a character that is not hexadecimal") from None
+
+
+def _from_base64(text: str, shown: str) -> bytes:
+    try:
+        digest = binascii.a2b_base64(text)
+    except (binascii.Error, ValueError):
+        digest = b""
+    # The decoder passes over characters that are none of its own; only what encodes to the same text was meant.
+    if binascii.b2a_base64(digest, newline=False).decode() != text:
+        raise FormatError(f"{shown} is no hash: it holds a character that is not base-64")
+    return digest

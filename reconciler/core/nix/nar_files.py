@@ -8,11 +8,12 @@ directories 0555, mtime 1, owned by whoever runs this.
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import stat
+import struct
 import time
 from collections.abc import Iterable, Iterator
+from typing import Union
 
 from reconciler.core import fs
 from reconciler.core.errors import FormatError, StoreError
@@ -49,13 +50,16 @@ def dump(path: str) -> Iterator[bytes]:
 
     StoreError for anything that is none of these, is nested too deeply, or changes size meanwhile.
     """
-    return _coalesce(_dump(path))
+    for chunk in _chunks(_parts(path), path):
+        yield bytes(chunk)
 
 
 def hash_path(path: str) -> tuple[Hash, int]:
     """The sha256 of the archive of `path`, and the archive's size in bytes."""
+    import hashlib  # loads OpenSSL, which no other way through here needs
+
     state, size = hashlib.sha256(), 0
-    for chunk in dump(path):
+    for chunk in _chunks(_parts(path), path):
         state.update(chunk)
         size += len(chunk)
     return Hash("sha256", state.digest()), size
@@ -68,38 +72,54 @@ def flat(path: str) -> Iterator[bytes]:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
             raise StoreError(f"{path}: not a regular file")
-        yield from _coalesce(_whole(_contents(fd, status.st_size, False, path)))
+        size = status.st_size
+        parts = (MAGIC + REGULAR + _U64(size), (fd, size, b""), bytes(-size & 7) + CLOSE)
+        for chunk in _chunks(parts, path):
+            yield bytes(chunk)
     finally:
         os.close(fd)
 
 
-def _whole(node: Iterable[bytes]) -> Iterator[bytes]:
-    yield MAGIC
-    yield from node
+# Bytes as they are; or a file's contents as (descriptor, size, name), the name empty for the root.
+_Part = Union[bytes, "tuple[int, int, bytes]"]
 
 
-def _coalesce(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """The same bytes, with small pieces joined; a piece is never longer than CHUNK."""
-    waiting: list[bytes] = []
-    size = 0
-    for piece in pieces:
-        if size + len(piece) > CHUNK:
-            yield b"".join(waiting)
-            waiting, size = [], 0
-        waiting.append(piece)
-        size += len(piece)
-    if waiting:
-        yield b"".join(waiting)
+def _chunks(parts: Iterable[_Part], top: str) -> Iterator[memoryview]:
+    """The bytes of all parts, files read right where they belong in the one buffer; each chunk is good until the next
+    is asked for, and never longer than CHUNK. (A part that is bytes is much shorter.)"""
+    buffer = bytearray(CHUNK)
+    view, filled = memoryview(buffer), 0
+    for part in parts:
+        if isinstance(part, bytes):
+            end = filled + len(part)
+            if end > CHUNK:
+                yield view[:filled]
+                filled, end = 0, len(part)
+            buffer[filled:end] = part
+            filled = end
+            continue
+        fd, left, name = part
+        while left:
+            if filled == CHUNK:
+                yield view
+                filled = 0
+            read = os.readv(fd, (view[filled : filled + left],))
+            if not read:
+                raise StoreError(f"{_where(top, name)}: changed while it was read")
+            filled += read
+            left -= read
+    if filled:
+        yield view[:filled]
 
 
-def _dump(path: str) -> Iterator[bytes]:
+def _parts(path: str) -> Iterator[_Part]:
     yield MAGIC
     path = os.path.abspath(path)
     mode = os.lstat(path).st_mode
     if not stat.S_ISDIR(mode):
-        yield from _leaf(path, None, stat.S_ISLNK(mode), path)
+        yield from _leaf(os.fsencode(path), b"", None, stat.S_ISLNK(mode), path)
         return
-    # For each open directory: its descriptor and its entries still to come, as (name, what it is).
+    # For each open directory: its descriptor and its entries still to come.
     levels = [_open(path, None)]
     yield DIRECTORY
     try:
@@ -113,87 +133,62 @@ def _dump(path: str) -> Iterator[bytes]:
             name, is_directory, is_link = entries.pop()
             if len(levels) >= MAX_DEPTH:
                 raise StoreError(f"{path}: directories nested deeper than {MAX_DEPTH - 1} cannot be archived")
-            yield b"".join((ENTRY, string(os.fsencode(name)), NODE))
+            yield b"".join((ENTRY, string(name), NODE))
             if is_directory:
                 yield DIRECTORY
                 levels.append(_open(name, fd))
             else:
-                yield from _leaf(name, fd, is_link, path)
+                yield from _leaf(name, name, fd, is_link, path)
                 yield CLOSE
     finally:
         for fd, _ in levels:
             os.close(fd)
 
 
-def _open(name: str, dir_fd: int | None) -> tuple[int, list[tuple[str, bool, bool]]]:
-    """A directory's descriptor and its entries, in reverse order of the archive."""
+def _open(name: str | bytes, dir_fd: int | None) -> tuple[int, list[tuple[bytes, bool, bool]]]:
+    """A directory's descriptor and its entries in reverse order of the archive, as (name, a directory, a link)."""
     fd = os.open(name, fs.OPEN_DIRECTORY, dir_fd=dir_fd)
     try:
         with os.scandir(fd) as found:
-            entries = [(entry.name, entry.is_dir(follow_symlinks=False), entry.is_symlink()) for entry in found]
+            entries = [
+                (os.fsencode(each.name), each.is_dir(follow_symlinks=False), each.is_symlink()) for each in found
+            ]
     except BaseException:
         os.close(fd)
         raise
-    entries.sort(key=lambda entry: os.fsencode(entry[0]), reverse=True)
+    entries.sort(reverse=True)
     return fd, entries
 
 
-def _leaf(name: str, dir_fd: int | None, is_link: bool, top: str) -> Iterator[bytes]:
+def _leaf(file: bytes, name: bytes, dir_fd: int | None, is_link: bool, top: str) -> Iterator[_Part]:
     if is_link:
-        target = os.fsencode(os.readlink(name, dir_fd=dir_fd))
+        target = os.readlink(file, dir_fd=dir_fd)
         yield b"".join((SYMLINK, string(check_target(target)), CLOSE))
         return
     try:
-        fd = os.open(name, _READ, dir_fd=dir_fd)
+        fd = os.open(file, _READ, dir_fd=dir_fd)
     except OSError as error:
         if error.errno in _NO_FILE:
             raise StoreError(f"{_where(top, name)}: neither file, link nor directory") from None
         raise
     try:
         status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode):
+        mode, size = status.st_mode, status.st_size
+        if not stat.S_ISREG(mode):
             raise StoreError(f"{_where(top, name)}: neither file, link nor directory")
-        yield from _contents(fd, status.st_size, bool(status.st_mode & stat.S_IXUSR), _where(top, name))
+        yield (EXECUTABLE if mode & stat.S_IXUSR else REGULAR) + _U64(size)
+        yield fd, size, name
+        yield bytes(-size & 7) + CLOSE
     finally:
         os.close(fd)
 
 
 _NO_FILE = (errno.ENXIO, errno.ELOOP)  # a socket; what has become a link
+_U64 = struct.Struct("<Q").pack
 
 
-def _where(top: str, name: str) -> str:
-    return top if name == top else f"{top}: '{name}'"
-
-
-def _contents(fd: int, size: int, executable: bool, where: str) -> Iterator[bytes]:
-    """A regular file's node; a small file in one piece."""
-    head = (EXECUTABLE if executable else REGULAR) + size.to_bytes(8, "little")
-    tail = bytes(-size & 7) + CLOSE
-    if size + len(head) + len(tail) <= CHUNK:
-        data = _read(fd, size) if size else b""
-        if len(data) != size:
-            raise StoreError(f"{where}: changed while it was read")
-        yield b"".join((head, data, tail))
-        return
-    yield head
-    left = size
-    while left:
-        data = os.read(fd, min(left, CHUNK))
-        if not data:
-            raise StoreError(f"{where}: changed while it was read")
-        left -= len(data)
-        yield data
-    yield tail
-
-
-def _read(fd: int, size: int) -> bytes:
-    data = os.read(fd, size)
-    while len(data) < size:
-        more = os.read(fd, size - len(data))
-        if not more:
-            break
-        data += more
-    return data
+def _where(top: str, name: bytes) -> str:
+    return f"{top}: '{os.fsdecode(name)}'" if name else top
 
 
 # --- to disk ----------------------------------------------------------------------------------------------------------

@@ -133,7 +133,8 @@ class _Source:
         missing = size - (len(self._buffer) - self._position)
         if missing <= 0:
             return
-        parts = [self._buffer[self._position :]]
+        rest = self._buffer[self._position :]
+        parts = [rest] if rest else []  # a single part is not copied: within a large file, nothing is
         while missing > 0:
             data = self._stream.read(CHUNK)
             if not data:

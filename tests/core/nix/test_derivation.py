@@ -140,6 +140,23 @@ def test_a_floating_output_is_read_but_has_no_path() -> None:
         derivation.with_outputs(drv, "x", read)
 
 
+@pytest.mark.parametrize("name", [b"\xff", b"\xc3\xa4", b"a b", b"a/b", b"x" * 300])
+def test_an_output_whose_name_no_path_can_have_is_refused(name: bytes) -> None:
+    drv = Derivation.parse(PLAIN.replace(b'("out"', b'("' + name + b'"'))
+    with pytest.raises(FormatError, match="cannot name a store path"):
+        derivation.with_outputs(drv, "x", read)
+
+
+@pytest.mark.parametrize("digest", [b"\xff", b"00", b""])
+def test_a_fixed_output_without_a_right_hash_is_no_input(digest: bytes) -> None:
+    path = StorePath.from_base_name(next(name for name in NAMES if name.endswith("-hello.txt.drv")))
+    data = (FOLDER / path.base_name).read_bytes()
+    fixed = read(path).outputs["out"]
+    spoiled = Derivation.parse(data.replace(fixed.hash.encode(), digest, 1))
+    with pytest.raises(FormatError, match=r"is no hash|experimental"):
+        derivation.hash_modulo(path, lambda _: spoiled)
+
+
 @pytest.mark.nix
 def test_real_nix_still_writes_the_golden_derivations(nix: RealNix) -> None:
     paths = nix.output("nix-instantiate", FOLDER / "graph.nix").splitlines()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 
 import pytest
 from hypothesis import given, settings
@@ -51,6 +52,37 @@ def test_a_hash_is_spelled_as_nix_spells_it_and_read_back_from_every_spelling(
 def test_what_is_no_hash_is_refused(text: str) -> None:
     with pytest.raises(FormatError):
         Hash.parse(text)
+
+
+ABC = Hash.sha256(b"abc")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("md4:00", "'md4:00' is no hash: it should begin with one of md5, sha1, sha256, sha512"),
+        (ABC.base16, "should begin with one of"),
+        (f"sha256:{ABC.base16[1:]}", "has 64 in base-16, 52 in base-32, 44 in base-64, and this has 63 characters"),
+        (f"sha256:{'g' + ABC.base16[1:]}", "a character that is not hexadecimal"),
+        ("sha256:" + "\u0660" * 64, "a character that is not hexadecimal"),
+        (f"sha256:{'z' + ABC.base32[1:]}", "its first digit is too large"),
+        (f"sha256:{'e' + ABC.base32[1:]}", "it holds 'e'"),
+        (f"sha256-{ABC.base16}", "a sha256 hash has 44 in base-64, and this has 64 characters"),
+        (f"sha256-{ABC.base32}", "a sha256 hash has 44 in base-64, and this has 52 characters"),
+        (f"sha256-{ABC.base64[:-1]}!", "a character that is not base-64"),
+        (f"sha256-{ABC.base64[:-1]}\n", "a character that is not base-64"),
+        (f"sha256-{ABC.base64[:-2]}1=", "a character that is not base-64"),
+        (f"sha256:{'0' * 100000}", "…' is no hash"),
+    ],
+)
+def test_the_message_says_what_is_wrong_with_a_hash(text: str, told: str) -> None:
+    with pytest.raises(FormatError, match=re.escape(told)) as caught:
+        Hash.parse(text)
+    assert len(caught.value.message) < 400
+
+
+def test_hexadecimal_letters_may_be_large_as_in_nix() -> None:
+    assert Hash.parse(f"sha256:{ABC.base16.upper()}") == ABC
 
 
 def test_a_hash_of_another_algorithm_than_wanted_is_refused() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import re
-import resource
 import socket
 import stat
 import subprocess
@@ -19,7 +18,7 @@ from hypothesis import strategies as st
 from reconciler.core.errors import FormatError, StoreError
 from reconciler.core.nix import nar, nar_format
 from reconciler.core.nix.hashes import Hash
-from reconciler.core.nix.nar_format import CLOSE, ENTRY, MAGIC, NODE, string
+from reconciler.core.nix.nar_format import ENTRY, MAGIC, NODE, string
 from tests.conftest import make_writable
 from tests.core.nix.trees import TREES, golden, write
 from tests.oracle import program
@@ -190,16 +189,6 @@ def test_files_that_lie_too_deep_are_not_dumped(directory: Path) -> None:
         list(nar.dump(str(directory)))
 
 
-@pytest.mark.parametrize("levels", [10**5])
-def test_absurd_depth_is_refused_at_once(levels: int, directory: Path) -> None:
-    fd = os.open(directory, os.O_RDONLY)
-    try:
-        with pytest.raises(FormatError, match="nested deeper"):
-            nar.restore(nar.ChunkReader(raw_nested(levels)), fd, "x")
-    finally:
-        os.close(fd)
-
-
 def test_the_longest_names_and_targets_pass(directory: Path) -> None:
     tree = nar.Directory({"n" * 255: nar.Link("t" * 4095)})
     path = unpack(nar.encode(tree), directory)
@@ -218,86 +207,7 @@ def test_targets_that_cannot_be_are_not_encoded(target: str) -> None:
         nar.encode(nar.Link(target))
 
 
-# --- wrong archives ---------------------------------------------------------------------------------------------------
-
-
-def directory_of(*entries: tuple[bytes, bytes]) -> bytes:
-    body = b"".join(ENTRY + string(name) + NODE + node + CLOSE for name, node in entries)
-    return nar_format.DIRECTORY + body + CLOSE
-
-
-def tokens(*words: bytes) -> bytes:
-    return b"".join(map(string, words))
-
-
-FILE = tokens(b"(", b"type", b"regular", b"contents", b"x", b")")
-EMPTY = nar_format.DIRECTORY + CLOSE
-
-
-def link(target: bytes) -> bytes:
-    return tokens(b"(", b"type", b"symlink", b"target", target, b")")
-
-
-WRONG = {
-    "bad magic": golden("hello").replace(b"nix-archive-1", b"nix-archive-2"),
-    "empty name": MAGIC + directory_of((b"", FILE)),
-    "name .": MAGIC + directory_of((b".", FILE)),
-    "name ..": MAGIC + directory_of((b"..", FILE)),
-    "name with slash": MAGIC + directory_of((b"a/b", FILE)),
-    "absolute name": MAGIC + directory_of((b"/etc", FILE)),
-    "name with NUL": MAGIC + directory_of((b"a\0", FILE)),
-    "name of 256": MAGIC + directory_of((b"n" * 256, FILE)),
-    "unsorted": MAGIC + directory_of((b"b", FILE), (b"a", FILE)),
-    "duplicate file": MAGIC + directory_of((b"a", FILE), (b"a", FILE)),
-    "link, then directory": MAGIC + directory_of((b"a", link(b"../outside")), (b"a", directory_of((b"in", FILE)))),
-    "link, then file": MAGIC + directory_of((b"a", link(b"../outside/in")), (b"a", FILE)),
-    "executable after contents": MAGIC
-    + tokens(b"(", b"type", b"regular", b"contents", b"x", b"executable", b"", b")"),
-    "executable with a value": MAGIC + tokens(b"(", b"type", b"regular", b"executable", b"1", b"contents", b"x", b")"),
-    "executable twice": MAGIC
-    + tokens(b"(", b"type", b"regular", b"executable", b"", b"executable", b"", b"contents", b"x", b")"),
-    "no contents": MAGIC + tokens(b"(", b"type", b"regular", b")") + bytes(64),
-    "other than contents": MAGIC + tokens(b"(", b"type", b"regular", b"Contents", b"x", b")"),
-    "contents twice": MAGIC + tokens(b"(", b"type", b"regular", b"contents", b"x", b"contents", b"x", b")"),
-    "type twice": MAGIC + tokens(b"(", b"type", b"regular", b"type", b"regular", b"contents", b"x", b")"),
-    "unknown type": MAGIC + tokens(b"(", b"type", b"fifo", b")") + bytes(64),
-    "no type": MAGIC + tokens(b"(", b")") + bytes(64),
-    "target with NUL": MAGIC + link(b"a\0b"),
-    "empty target": MAGIC + link(b""),
-    "target of 4096": MAGIC + link(b"t" * 4096),
-    "no target": MAGIC + tokens(b"(", b"type", b"symlink", b")") + bytes(64),
-    "name of 2^40": MAGIC + nar_format.DIRECTORY + ENTRY + (1 << 40).to_bytes(8, "little") + b"x" * 64,
-    "target of 2^63": MAGIC + nar_format.SYMLINK + (1 << 63).to_bytes(8, "little") + b"x" * 64,
-    "contents of 2^40": MAGIC + nar_format.REGULAR + (1 << 40).to_bytes(8, "little") + b"x" * 64,
-    "contents of 2^64-1": MAGIC + nar_format.REGULAR + b"\xff" * 8 + b"x" * 64,
-    "padding of contents": golden("hello").replace(b"hello\n\0\0", b"hello\n\0\1"),
-    "padding of a tag": golden("hello").replace(b"type\0\0\0\0", b"type\0\0\0\1"),
-    "padding of a name": MAGIC + directory_of((b"a", FILE)).replace(b"a\0\0\0\0\0\0\0", b"a\0\0\0\0\0\0b"),
-    "padding of a target": MAGIC + link(b"a").replace(b"a\0\0\0\0\0\0\0", b"a\0\0\0\0\0\0b"),
-    "entry without a node": MAGIC + nar_format.DIRECTORY + ENTRY + string(b"a") + CLOSE + CLOSE + bytes(64),
-    "two nodes of an entry": MAGIC
-    + nar_format.DIRECTORY + ENTRY + string(b"a") + NODE + FILE + FILE + CLOSE + CLOSE,
-    "a tag of a directory": MAGIC + nar_format.DIRECTORY + tokens(b"other") + bytes(64),
-    "nothing": b"",
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", WRONG)
-def test_a_wrong_archive_is_refused_and_writes_nothing_outside(name: str, directory: Path) -> None:
-    outside = directory / "outside"
-    outside.mkdir()
-    with pytest.raises(FormatError, match="bad archive"):
-        unpack(WRONG[name], directory)
-    assert not list(outside.iterdir())
-    assert set(os.listdir(directory)) <= {"outside", "x"}
-
-
-def test_an_archive_cut_short_at_any_byte_is_refused(directory: Path) -> None:
-    data = golden("tree")
-    for end in range(0, len(data), 5):
-        with pytest.raises(FormatError, match="cut short"):
-            unpack(data[:end], directory, f"x{end}")
-    make_writable(directory)
+# --- wrong archives (more: test_hostile_archives) ---------------------------------------------------------------------
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -310,15 +220,6 @@ def test_a_flipped_bit_is_refused_or_changes_the_archive_that_is_read(at: int, b
     except FormatError:
         return
     assert nar.encode(node) == bytes(data)
-
-
-def test_memory_stays_bounded_whatever_length_is_claimed(directory: Path) -> None:
-    """A reader that took the claim at its word would ask for 1 TiB."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    for name in ("name of 2^40", "contents of 2^40", "target of 2^63"):
-        with pytest.raises(FormatError):
-            unpack(WRONG[name], directory, name.replace("^", ""))
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 * 1024
 
 
 @pytest.mark.parametrize("there", ["file", "directory", "link"])
@@ -363,17 +264,3 @@ def test_a_file_that_shrinks_while_it_is_read_is_noticed(directory: Path) -> Non
     os.truncate(big, 10)
     with pytest.raises(StoreError, match="changed while it was read"):
         list(chunks)
-
-
-# Those that 2.8 accepts, or answers by running out of memory or disk; in these 2.34 is what we follow.
-NOT_REFUSED_BY_2_8 = {
-    "unsorted", "executable after contents", "executable twice", "contents twice", "no type", "no contents",
-    "no target", "target with NUL", "entry without a node", "name of 2^40", "contents of 2^40", "contents of 2^64-1",
-}  # fmt: skip
-
-
-@pytest.mark.nix
-@pytest.mark.parametrize("name", sorted(WRONG.keys() - NOT_REFUSED_BY_2_8))
-def test_real_nix_refuses_the_same_archives(name: str, tmp_path: Path) -> None:
-    command = [program("nix-store"), "--restore", str(tmp_path / "x")]
-    assert subprocess.run(command, input=WRONG[name], capture_output=True, check=False).returncode != 0
