@@ -11,9 +11,11 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import stat
+from collections.abc import Collection
 from types import TracebackType
-from typing import Any
+from typing import Any, Callable
 
 OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -57,22 +59,30 @@ def replace_file(path: str, data: bytes, mode: int = 0o644, durable: bool = True
 def replace_symlink(target: str, path: str, durable: bool = True, dir_fd: int | None = None) -> None:
     """Make `path` a link to `target`, in place of whatever file or link stands there, as Nix does it.
 
-    The temporary link is `.<n>_<name>` beside it, n the first number that is free. `path` may be relative to `dir_fd`.
+    The temporary link is `.<n>_<name>` beside it, n the first number that is free; where nothing stands at `path` it
+    needs none. `path` may be relative to `dir_fd`.
     """
     parent, name = _split(path)
     parent_fd = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=dir_fd)
     try:
-        temporary = _temporary_link(target, name, parent_fd)
         try:
-            os.rename(temporary, name, src_dir_fd=parent_fd, dst_dir_fd=parent_fd)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary, dir_fd=parent_fd)
-            raise
+            os.symlink(target, name, dir_fd=parent_fd)
+        except FileExistsError:
+            _rename_link(target, name, parent_fd)
         if durable:
             fsync_directory(parent_fd)
     finally:
         os.close(parent_fd)
+
+
+def _rename_link(target: str, name: str, parent_fd: int) -> None:
+    temporary = _temporary_link(target, name, parent_fd)
+    try:
+        os.rename(temporary, name, src_dir_fd=parent_fd, dst_dir_fd=parent_fd)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary, dir_fd=parent_fd)
+        raise
 
 
 def _temporary_link(target: str, name: str, parent_fd: int) -> str:
@@ -85,6 +95,32 @@ def _temporary_link(target: str, name: str, parent_fd: int) -> str:
             number += 1
         else:
             return temporary
+
+
+_TEMPORARY = re.compile(r"\.(?P<file>.+)\.tmp-\d+-[0-9a-f]{8}|\.\d+_(?P<link>.+)", re.DOTALL)
+
+
+def remove_temporaries(directory: str | int, names: Collection[str] | None = None) -> None:
+    """Remove what a `replace_file` or `replace_symlink` of these entries, or of any, left when its process was killed;
+    likewise an empty directory of such a name.
+
+    Only for whoever holds the lock under which they are replaced: what somebody else is at would go too. What cannot be
+    removed stays; nothing happens where there is no such directory.
+    """
+    try:
+        present = os.listdir(directory)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    found = [(match, name) for name in present if name.startswith(".") and (match := _TEMPORARY.fullmatch(name))]
+    for match, name in found:
+        if names is None or (match["file"] or match["link"]) in names:
+            at = directory if isinstance(directory, int) else None
+            path = name if isinstance(directory, int) else os.path.join(directory, name)
+            with contextlib.suppress(OSError):
+                try:
+                    os.unlink(path, dir_fd=at)
+                except IsADirectoryError:
+                    os.rmdir(path, dir_fd=at)
 
 
 def _split(path: str) -> tuple[str, str]:
@@ -173,15 +209,46 @@ def syncfs(fd: int) -> None:
         return
 
 
+# --- exchange ---------------------------------------------------------------------------------------------------------
+
+_RENAME_EXCHANGE = 2
+# For a C library without renameat2: its number, by os.uname().machine.
+_RENAMEAT2 = {"x86_64": 316, "aarch64": 276, "riscv64": 276, "armv7l": 382, "i686": 353, "ppc64le": 357, "s390x": 347}
+
+
+def exchange(one: str, other: str, dir_fd: int) -> None:
+    """Swap two entries of the directory `dir_fd`, of whatever kinds, in one step: neither name is absent at any moment.
+
+    Not synced. OSError: EINVAL, ENOSYS, EXDEV or EOPNOTSUPP where the kernel or the file system cannot do it.
+    """
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    fd, flags = ctypes.c_int(dir_fd), ctypes.c_uint(_RENAME_EXCHANGE)
+    names = (fd, os.fsencode(one), fd, os.fsencode(other), flags)
+    call = getattr(libc, "renameat2", None)
+    if call is not None:
+        failed = call(*names)
+    else:
+        number = _RENAMEAT2.get(os.uname().machine)
+        if number is None:
+            raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS), one)
+        failed = libc.syscall(ctypes.c_long(number), *names)
+    if failed:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), one)
+
+
 # --- removal ----------------------------------------------------------------------------------------------------------
 
 
-def remove_tree(name: str, dir_fd: int) -> bool:
+def remove_tree(name: str, dir_fd: int, on_unlink: Callable[[os.stat_result], None] | None = None) -> bool:
     """Remove the file, link or directory `name` of the directory `dir_fd`; whether there was one.
 
     Works on descriptors and follows nothing: a directory that is swapped for a link while it is emptied makes it
-    fail with NotADirectoryError, and never leads outside. Directories that may not be written to are made so first.
-    Two descriptors are open at a time, however deep the tree; another file system mounted inside is refused (EXDEV).
+    fail with NotADirectoryError, and never leads outside. Directories that may not be written to are made so first;
+    files are only unlinked, so other names of them keep their mode and times. Two descriptors are open at a time,
+    however deep the tree; another file system mounted inside is refused (EXDEV).
+    `on_unlink` is called after each entry that is no directory, with its status from just before.
     """
     try:
         status = os.lstat(name, dir_fd=dir_fd)
@@ -189,18 +256,20 @@ def remove_tree(name: str, dir_fd: int) -> bool:
         return False
     if not stat.S_ISDIR(status.st_mode):
         os.unlink(name, dir_fd=dir_fd)
+        if on_unlink is not None:
+            on_unlink(status)
         return True
-    _empty(name, dir_fd, status.st_dev)
+    _empty(name, dir_fd, status.st_dev, on_unlink)
     os.rmdir(name, dir_fd=dir_fd)
     return True
 
 
-def _empty(top: str, dir_fd: int, device: int) -> None:
+def _empty(top: str, dir_fd: int, device: int, on_unlink: Callable[[os.stat_result], None] | None) -> None:
     """Depth first, without recursion; going up is by `..`, checked to be the directory that we came down from."""
     fd = _open_writable(top, dir_fd, device)
     try:
         # For each level: which directory it is, its subdirectories still to be emptied, its name in the level above.
-        levels = [(_identity(fd), _unlink_files(fd), top)]
+        levels = [(_identity(fd), _unlink_files(fd, on_unlink), top)]
         while True:
             subdirectories = levels[-1][1]
             if subdirectories:
@@ -208,7 +277,7 @@ def _empty(top: str, dir_fd: int, device: int) -> None:
                 child = _open_writable(name, fd, device)
                 os.close(fd)
                 fd = child
-                levels.append((_identity(fd), _unlink_files(fd), name))
+                levels.append((_identity(fd), _unlink_files(fd, on_unlink), name))
                 continue
             _, _, name = levels.pop()
             if not levels:
@@ -239,15 +308,18 @@ def _open_writable(name: str, dir_fd: int, device: int) -> int:
         os.close(handle)
 
 
-def _unlink_files(fd: int) -> list[str]:
+def _unlink_files(fd: int, on_unlink: Callable[[os.stat_result], None] | None) -> list[str]:
     """Unlink everything in `fd` that is no directory; the names of the directories."""
     directories = []
     with os.scandir(fd) as entries:
         for entry in list(entries):
             if entry.is_dir(follow_symlinks=False):
                 directories.append(entry.name)
-            else:
-                os.unlink(entry.name, dir_fd=fd)
+                continue
+            status = entry.stat(follow_symlinks=False) if on_unlink is not None else None
+            os.unlink(entry.name, dir_fd=fd)
+            if on_unlink is not None and status is not None:
+                on_unlink(status)
     return directories
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -65,7 +66,27 @@ def test_a_replacement_is_synced_before_and_after_the_rename(tmp_path: Path, mon
     monkeypatch.setattr(os, "rename", seen_rename)
     fs.replace_file(str(tmp_path / "file"), b"x")
     fs.replace_symlink("file", str(tmp_path / "link"))
-    assert calls == ["file", "rename", "directory", "rename", "directory"]
+    fs.replace_symlink("other", str(tmp_path / "link"))
+    assert calls == ["file", "rename", "directory", "directory", "rename", "directory"]
+
+
+def test_what_a_killed_replacement_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    ours = [".file.tmp-17-0123abcd", ".0_link", ".12_link", ".a.b.tmp-1-00000000"]
+    others = ["file", ".file", ".file.tmp-17", ".0_", ".x_link", "0_link", ".file.tmp-17-0123abcd.bak"]
+    for name in (*ours, *others):
+        (tmp_path / name).write_text("")
+    (tmp_path / ".alice.tmp-3-0123abcd").mkdir()
+    (tmp_path / ".full.tmp-3-0123abcd").mkdir()
+    (tmp_path / ".full.tmp-3-0123abcd/kept").write_text("")
+    fs.remove_temporaries(str(tmp_path), ("link",))
+    assert set(ours) - set(os.listdir(tmp_path)) == {".0_link", ".12_link"}
+    fd = os.open(tmp_path, os.O_RDONLY)
+    try:
+        fs.remove_temporaries(fd)
+    finally:
+        os.close(fd)
+    assert sorted(os.listdir(tmp_path)) == sorted([*others, ".full.tmp-3-0123abcd"])
+    fs.remove_temporaries(str(tmp_path / "nowhere"))
 
 
 def test_links_are_replaced_also_when_the_temporary_name_is_taken(tmp_path: Path) -> None:
@@ -141,6 +162,24 @@ def test_what_is_no_directory_is_unlinked_and_not_followed(kind: str, tmp_path: 
     assert os.listdir(tmp_path / "outside") == ["kept"]
 
 
+def test_other_names_of_a_removed_file_keep_all_they_have_and_what_goes_is_told(tmp_path: Path) -> None:
+    top, other = tmp_path / "top", tmp_path / "other"
+    (top / "sub").mkdir(parents=True)
+    (top / "sub/file").write_text("x")
+    (top / "link").symlink_to("/")
+    os.link(top / "sub/file", other)
+    other.chmod(0o400)
+    os.utime(other, ns=(1, 1))
+    (top / "sub").chmod(0o500)
+    told: list[tuple[int, int]] = []
+    fd = os.open(tmp_path, os.O_RDONLY)
+    assert fs.remove_tree("top", fd, lambda status: told.append((status.st_size, status.st_nlink)))
+    os.close(fd)
+    assert sorted(told) == [(1, 1), (1, 2)]
+    status = os.stat(other)
+    assert (stat.S_IMODE(status.st_mode), status.st_mtime_ns, status.st_nlink) == (0o400, 1, 1)
+
+
 def test_a_tree_deeper_than_any_descriptor_limit_is_removed(tmp_path: Path) -> None:
     fds = [os.open(tmp_path, os.O_RDONLY)]
     for _ in range(3000):
@@ -171,6 +210,39 @@ def test_a_directory_swapped_for_a_link_leads_nowhere(tmp_path: Path, monkeypatc
     assert os.listdir(tmp_path / "outside") == ["kept"]
 
 
+def test_nothing_outside_goes_however_often_a_directory_and_a_link_are_swapped(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    (outside / "deep").mkdir(parents=True)
+    for kept in (outside / "kept", outside / "deep/kept"):
+        kept.touch()
+    tops, ended = [tmp_path / "none"], threading.Event()
+
+    def swapping() -> None:
+        while not ended.is_set():
+            with contextlib.suppress(OSError):
+                fd = os.open(tops[-1], os.O_RDONLY)
+                try:
+                    fs.exchange("directory", "link", fd)
+                finally:
+                    os.close(fd)
+
+    swapper = threading.Thread(target=swapping)
+    swapper.start()
+    try:
+        for turn in range(80):
+            top = tmp_path / f"top{turn}"
+            for number in range(5):
+                (top / f"directory/deep/{number}").mkdir(parents=True)
+            (top / "link").symlink_to(outside)
+            tops.append(top)
+            with contextlib.suppress(OSError):
+                remove(top)
+    finally:
+        ended.set()
+        swapper.join()
+    assert sorted(path.name for path in outside.rglob("*")) == ["deep", "kept", "kept"]
+
+
 def test_a_directory_moved_away_while_it_is_emptied_ends_the_removal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -179,8 +251,8 @@ def test_a_directory_moved_away_while_it_is_emptied_ends_the_removal(
     (tmp_path / "top/a/b").mkdir(parents=True)
     real = fs._unlink_files
 
-    def moving(fd: int) -> list[str]:
-        names = real(fd)
+    def moving(fd: int, on_unlink: None) -> list[str]:
+        names = real(fd, on_unlink)
         if os.readlink(f"/proc/self/fd/{fd}").endswith("/a/b"):
             (tmp_path / "top/a/b").rename(tmp_path / "outside/b")
         return names

@@ -41,6 +41,7 @@ class Batch:
         self._store = store
         self._pending: dict[StorePath, PathInfo] = {}
         self._locks: dict[StorePath, PathLock] = {}
+        self._directory = -1  # a descriptor of the store directory, while anything is in this batch
 
     def __enter__(self) -> Batch:
         return self
@@ -109,10 +110,10 @@ class Batch:
     def add_path(self, name: str, source: str) -> StorePath:
         """Add a copy of the file, link or directory `source`, as a source; its path."""
         with _disk(source):
-            nar_hash, size = nar.hash_path(source)
+            nar_hash, size, archive = _read(source)
         path = store_path.source_path(name, nar_hash)
         info = PathInfo(path, nar_hash, size, (), ca=content_address.recursive(nar_hash))
-        return self._add_unless_there(info, nar.dump(source))
+        return self._add_unless_there(info, iter((archive,)) if archive else nar.dump(source))
 
     def add_fixed(self, name: str, file: str, content_hash: Hash) -> StorePath:
         """Add a copy of the file `file`, whose contents have `content_hash`, as a flat fixed output; its path."""
@@ -154,8 +155,8 @@ class Batch:
         """Make all that was added durable, then valid. The batch is empty afterwards and can be used again."""
         try:
             if self._pending:
-                with _disk(self._store.store_dir), self._store.directory() as store_fd:
-                    fs.syncfs(store_fd)
+                with _disk(self._store.store_dir):
+                    fs.syncfs(self._opened_directory())
                 self._store.register(self._pending.values())
         finally:
             self.abandon()
@@ -165,6 +166,9 @@ class Batch:
         self._pending.clear()
         for path in list(self._locks):
             self._unlock(path)
+        if self._directory >= 0:
+            os.close(self._directory)
+            self._directory = -1
 
     # --- one path -----------------------------------------------------------------------------------------------------
 
@@ -174,7 +178,8 @@ class Batch:
             return False
         with _disk(path):
             self._store.add_temp_root(path)
-            if self._store.is_valid(path):
+            # A look at the disk is cheaper than a question to the database, and mostly answers it.
+            if os.path.lexists(self._store.real(path)) and self._store.is_valid(path):
                 return False
             lock = self._store.path_lock(path)
             if not lock.held_here:
@@ -186,6 +191,11 @@ class Batch:
             self._unlock(path)
             return False
         return True
+
+    def _opened_directory(self) -> int:
+        if self._directory < 0:
+            self._directory = os.open(self._store.store_dir, fs.OPEN_DIRECTORY)
+        return self._directory
 
     def _unlock(self, path: StorePath) -> None:
         lock = self._locks.pop(path, None)
@@ -204,12 +214,12 @@ class Batch:
         real = self._store.real(info.path)
         hashing = _Hashing(stream)
         with _disk(info.path):
-            canonical.remove(real)
-            with self._store.directory() as store_fd:
-                try:
-                    size = nar.restore(hashing, store_fd, info.path.base_name)
-                except FormatError as error:
-                    raise FormatError(f"{info.path}: {error.message}", error.hint) from error
+            store_fd = self._opened_directory()
+            fs.remove_tree(info.path.base_name, store_fd)
+            try:
+                size = nar.restore(hashing, store_fd, info.path.base_name)
+            except FormatError as error:
+                raise FormatError(f"{info.path}: {error.message}", error.hint) from error
             _check_archive(info, size, hashing)
             if self._store.inherits_attributes:
                 canonical.canonicalise(real)
@@ -227,6 +237,17 @@ class Batch:
         except (OSError, StoreError, FormatError):
             return False
         return True
+
+
+def _read(source: str) -> tuple[Hash, int, bytes]:
+    """Hash and size of the archive of a tree; and the archive itself, where it is so small that it need not be read
+    again (else empty)."""
+    state, size, first = hashlib.sha256(), 0, b""
+    for chunk in nar.dump(source):
+        first = b"" if size else chunk
+        state.update(chunk)
+        size += len(chunk)
+    return Hash("sha256", state.digest()), size, first
 
 
 class _Hashing:

@@ -13,17 +13,53 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from reconciler.core import fs
-from reconciler.core.errors import StoreError
+from reconciler.core.errors import FormatError, StoreError
 from reconciler.core.nix.hashes import Hash
 from reconciler.core.nix.store_path import StorePath
 from reconciler.core.store import schema
 from reconciler.core.store.path_info import PathInfo
+from reconciler.core.values import value
 
 if TYPE_CHECKING:
     import sqlite3
 
 BUSY = 120.0  # seconds
 _AT_ONCE = 500  # values in one statement; SQLite of old allows 999
+_WHOLE_ROWS = "select id, path, hash, narSize, deriver, sigs, ca, ultimate, registrationTime from ValidPaths"
+_GRAPH = (
+    "select id, path, deriver, narSize from ValidPaths",
+    "select referrer, reference from Refs where referrer <> reference",
+    "select drv, path from DerivationOutputs",
+)
+_ORPHANS = {
+    "Refs": "select count(*) from Refs where referrer not in (select id from ValidPaths)",
+    "DerivationOutputs": "select count(*) from DerivationOutputs where drv not in (select id from ValidPaths)",
+}
+
+
+@value
+class Row:
+    """One row of ValidPaths as it stands, right or not: path, columns, and the paths that it refers to, of which None
+    is one that is not registered."""
+
+    path: Any
+    columns: tuple[Any, ...]
+    references: tuple[str | None, ...]
+
+    def info(self) -> PathInfo:
+        """What the row says; FormatError when it cannot be what a row says."""
+        if not isinstance(self.path, str) or not isinstance(self.columns[0], str):
+            raise FormatError(f"{self.path!r}: its path and its hash must be text")
+        return _info(StorePath.parse(self.path), self.columns, [text for text in self.references if text])
+
+
+@value
+class Graph:
+    """Every row of a database, as plain as it stands, for questions about the whole store."""
+
+    paths: list[tuple[int, str, str | None, int | None]]  # id, path, deriver, size of its NAR
+    references: list[tuple[int, int]]  # referrer, reference; without those to itself
+    outputs: list[tuple[int, str]]  # derivation, path of an output
 
 
 class Database:
@@ -55,6 +91,7 @@ class Database:
                     with self._errors(), contextlib.closing(_connect(self._file)) as connection:
                         _configure(connection)
                         connection.executescript(schema.TABLES)
+                    fs.remove_temporaries(self._directory, (os.path.basename(self._schema),))
                     fs.replace_file(self._schema, schema.SCHEMA_VERSION)
             finally:
                 self._big_lock.release()
@@ -240,7 +277,53 @@ class Database:
             ).fetchall()
         return {StorePath.parse(text) for (text,) in rows}
 
+    def rows(self, after: str = "") -> list[Row]:
+        """The first rows whose paths come after `after`, in the order of their paths; none at the end."""
+        with self._used() as connection:
+            found = connection.execute(f"{_WHOLE_ROWS} where path > ? order by path limit ?", (after, _AT_ONCE))
+            return _with_references(connection, found.fetchall())
+
+    def rows_of(self, paths: Iterable[StorePath]) -> list[Row]:
+        """The rows of those of `paths` that are registered, in no order."""
+        query, texts = f"{_WHOLE_ROWS} where path in (%s)", [str(path) for path in paths]
+        with self._used() as connection:
+            return _with_references(connection, [row for rows in _each(connection, query, texts) for row in rows])
+
+    def damage(self) -> list[str]:
+        """What SQLite itself finds wrong with the file, and rows that belong to no path; each in words."""
+        with self._used() as connection:
+            found = [str(text) for (text,) in connection.execute("pragma integrity_check(20)") if text != "ok"]
+            for table, query in _ORPHANS.items():
+                (count,) = connection.execute(query).fetchone()
+                if count:
+                    found.append(f"{table}: {count} row{'s' * (count > 1)} of paths that are not registered")
+        return found
+
+    def graph(self) -> Graph:
+        """All that is registered, as of one moment."""
+        with self._used() as connection:
+            connection.execute("begin")
+            try:
+                return Graph(*(connection.execute(query).fetchall() for query in _GRAPH))
+            finally:
+                connection.execute("rollback")
+
     # --- changes ------------------------------------------------------------------------------------------------------
+
+    def unregister(self, paths: Sequence[str], unknown: Sequence[str]) -> set[str]:
+        """Make `paths` (in full; referrers before their references) valid no more, in one transaction.
+
+        Those of `paths` and `unknown` that are not registered then: a path to which another one refers stays, and so
+        does one of `unknown` that somebody has registered meanwhile.
+        """
+        import sqlite3
+
+        with self._transaction() as connection:
+            for path in paths:
+                with contextlib.suppress(sqlite3.IntegrityError):
+                    connection.execute("delete from ValidPaths where path = ?", (path,))
+            there = _each(connection, "select path from ValidPaths where path in (%s)", [*paths, *unknown])
+            return {*paths, *unknown} - {path for rows in there for (path,) in rows}
 
     def register(self, infos: Sequence[PathInfo], outputs: Mapping[StorePath, Mapping[str, StorePath]]) -> None:
         """Make all of `infos` valid, in one transaction. `outputs`: those of each derivation among them.
@@ -294,6 +377,15 @@ def _each(connection: sqlite3.Connection, query: str, values: Sequence[object]) 
     for start in range(0, len(values), _AT_ONCE):
         part = values[start : start + _AT_ONCE]
         yield connection.execute(query % ",".join("?" * len(part)), part).fetchall()
+
+
+def _with_references(connection: sqlite3.Connection, rows: Sequence[Sequence[Any]]) -> list[Row]:
+    references: dict[int, list[str | None]] = {}
+    query = "select referrer, path from Refs left join ValidPaths on reference = id where referrer in (%s)"
+    for found in _each(connection, query, [row[0] for row in rows]):
+        for referrer, text in found:
+            references.setdefault(referrer, []).append(text)
+    return [Row(path, tuple(columns), tuple(references.get(id_, ()))) for id_, path, *columns in rows]
 
 
 def _ids(connection: sqlite3.Connection, paths: Sequence[StorePath]) -> dict[StorePath, int]:

@@ -33,9 +33,18 @@ def add_indirect(state_dir: str, link: str) -> str:
     Nix names it by the sha1 of the link's absolute path.
     """
     link = os.path.abspath(link)
-    # Only a name: a host under FIPS rules has no sha1 for anything else.
-    digest = hashlib.sha1(os.fsencode(link), usedforsecurity=False).digest()
-    root = os.path.join(state_dir, "gcroots", "auto", base32.encode(digest))
+    root = _indirect(state_dir, link)
     fs.ensure_directory(os.path.dirname(root))
     fs.replace_symlink(link, root)
     return root
+
+
+def remove_indirect(state_dir: str, link: str) -> bool:
+    """Take such a root away; whether it was there."""
+    return remove(_indirect(state_dir, os.path.abspath(link)))
+
+
+def _indirect(state_dir: str, link: str) -> str:
+    # Only a name: a host under FIPS rules has no sha1 for anything else.
+    digest = hashlib.sha1(os.fsencode(link), usedforsecurity=False).digest()
+    return os.path.join(state_dir, "gcroots", "auto", base32.encode(digest))

@@ -10,7 +10,7 @@ import contextlib
 import os
 import stat
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 
 from reconciler.core import fs
@@ -22,7 +22,7 @@ from reconciler.core.nix.nar_format import Node, Reader
 from reconciler.core.nix.store_path import StorePath
 from reconciler.core.store import canonical, roots, schema, temp_roots
 from reconciler.core.store.batch import Batch
-from reconciler.core.store.connection import Database
+from reconciler.core.store.connection import Database, Graph, Row
 from reconciler.core.store.locks import PathLock
 from reconciler.core.store.path_info import PathInfo
 
@@ -37,6 +37,7 @@ class Store:
         self._database = Database(self.state_dir)
         self._temp_roots: temp_roots.TempRoots | None = None
         self._locks: dict[StorePath, PathLock] = {}
+        self._locks_wanted = 64
         self._locks_guard = threading.Lock()
         self._inherits_attributes: bool | None = None
         self._modulo = ModuloCache()
@@ -169,6 +170,25 @@ class Store:
         """The valid derivations that make `output`."""
         return self._database.derivers(output)
 
+    def rows(self) -> Iterator[Row]:
+        """What is registered, row by row in the order of the paths, right or not; in little memory."""
+        page = self._database.rows()
+        while page:
+            yield from page
+            page = self._database.rows(page[-1].path)
+
+    def rows_of(self, paths: Iterable[StorePath]) -> list[Row]:
+        """The same of those of `paths` that are valid, in no order."""
+        return self._database.rows_of(paths)
+
+    def damage(self) -> list[str]:
+        """What SQLite itself finds wrong with the database; see Database.damage."""
+        return self._database.damage()
+
+    def graph(self) -> Graph:
+        """All that is registered, as plain rows: for questions about the whole store."""
+        return self._database.graph()
+
     def read_derivation(self, path: StorePath) -> Derivation:
         """The derivation in a valid .drv file; StoreError when it is not valid."""
         self._require([path])
@@ -259,6 +279,10 @@ class Store:
             raise StoreError(f"{path}: its outputs are not those that follow from it")
         return drv.output_paths()
 
+    def unregister(self, paths: Sequence[str], unknown: Sequence[str] = ()) -> set[str]:
+        """Make paths valid no more, referrers first; which are not valid then. Only a collection does this."""
+        return self._database.unregister(paths, unknown)
+
     # --- what keeps paths ---------------------------------------------------------------------------------------------
 
     def add_temp_root(self, path: StorePath) -> None:
@@ -277,10 +301,13 @@ class Store:
             held = self._locks.get(path)
             if held is not None and held.held_here:
                 return held
-            for done in [key for key, lock in self._locks.items() if not lock.held]:
-                del self._locks[done]
+            if len(self._locks) >= self._locks_wanted:
+                # Not at each call: a batch may hold ten thousand.
+                self._locks = {key: lock for key, lock in self._locks.items() if lock.held}
+                self._locks_wanted = 2 * len(self._locks) + 64
             lock = PathLock(self.real(path))
-            self._locks.setdefault(path, lock)
+            if held is None or not held.held:
+                self._locks[path] = lock
             return lock
 
     def add_root(self, link: str, target: StorePath) -> None:
