@@ -26,6 +26,8 @@ PATIENCE_SECONDS = 10.0
 # A transfer is given this long for anything, and the time its bytes take at this rate.
 TRANSFER_SECONDS = 300.0
 TRANSFER_RATE = 32 * 1024
+# How long work on a whole store may go without a step forward: one huge path on a slow disk, or another's collection.
+SILENT_SECONDS = 3600.0
 CACHE_DIRECTORY = "/nix/var/reconciler/agent"
 # Pieces smaller than this are gathered before they are sent.
 _GATHER = 128 * 1024
@@ -133,6 +135,60 @@ class AgentClient:
     def log(self, request: m.LogRequest, deadline: float = 60) -> m.LogReply:
         return self._call("log", request, m.LogReply, deadline)
 
+    def holdings(self, request: m.HoldingsRequest, deadline: float = 120) -> m.HoldingsReply:
+        return self._call("holdings", request, m.HoldingsReply, deadline)
+
+    def leave(self, request: m.LeaveRequest, deadline: float = 1800) -> m.LeaveReply:
+        """To remove all of /nix may take minutes."""
+        return self._call("leave", request, m.LeaveReply, deadline)
+
+    def collect(
+        self,
+        request: m.CollectRequest,
+        on_event: Callable[[dict[str, Any]], None] = _ignore,
+        silence: float = SILENT_SECONDS,
+    ) -> m.CollectReply:
+        """How long it takes depends on the store: `silence` is how long the agent may say nothing of its progress."""
+        self._locked = self._locked or not request.check
+        return self._work("collect", request, m.CollectReply, silence, on_event)
+
+    def verify(
+        self,
+        request: m.VerifyRequest,
+        on_event: Callable[[dict[str, Any]], None] = _ignore,
+        silence: float = SILENT_SECONDS,
+    ) -> m.VerifyReply:
+        return self._work("verify", request, m.VerifyReply, silence, on_event)
+
+    def optimise(
+        self,
+        request: m.OptimiseRequest,
+        on_event: Callable[[dict[str, Any]], None] = _ignore,
+        silence: float = SILENT_SECONDS,
+    ) -> m.OptimiseReply:
+        self._locked = True
+        return self._work("optimise", request, m.OptimiseReply, silence, on_event)
+
+    def repair(
+        self,
+        request: m.RepairRequest,
+        open_nar: Callable[[str], Iterator[bytes]] | None = None,
+        on_event: Callable[[dict[str, Any]], None] = _ignore,
+        silence: float = SILENT_SECONDS,
+    ) -> m.RepairReply:
+        """`open_nar(path)` gives the NAR of each path of `request.replace`; errors as in `import_paths`."""
+        self._locked = True
+        if open_nar is None:
+            return self._work("repair", request, m.RepairReply, silence, on_event)
+        total = sum(info.nar_size for info in request.replace)
+        until = time.monotonic() + TRANSFER_SECONDS + total / TRANSFER_RATE
+        self._request("repair", request, until)
+        outgoing = _Outgoing(self._pump, self._number, until, _ignore)
+        for info in request.replace:
+            outgoing.path(info, open_nar(info.path))
+        outgoing.flush()
+        return self._finish("repair", self._await_reply("repair", until, on_event), m.RepairReply)
+
     def import_paths(
         self,
         infos: Sequence[m.PathMessage],
@@ -198,6 +254,22 @@ class AgentClient:
         until = time.monotonic() + deadline
         self._request(verb, request, until)
         return self._finish(verb, self._await_reply(verb, until, on_event), reply)
+
+    def _work(
+        self,
+        verb: str,
+        request: m.Message,
+        reply: type[R],
+        silence: float,
+        on_event: Callable[[dict[str, Any]], None],
+    ) -> R:
+        """A call that tells of its progress: each event gives it `silence` seconds more."""
+        self._request(verb, request, time.monotonic() + TRANSFER_SECONDS)
+        while True:
+            frame = self._take(verb, time.monotonic() + silence)
+            if frame.kind is not Kind.EVENT:
+                return self._finish(verb, frame, reply)
+            on_event(frame.body)
 
     def _request(self, verb: str, request: m.Message, until: float) -> None:
         frame = encode(Kind.REQUEST, self._number + 1, {"verb": verb, "request": request.to_json()})

@@ -52,19 +52,27 @@ def _store_path_behind(path: str, root: str) -> str:
     return ""
 
 
-def check(toplevel: StorePath, root: str = "/") -> None:
-    """RefusedError when this host cannot put the system profile `toplevel` (in its store already) to work."""
+def check(toplevel: StorePath, root: str = "/", foreign: bool = False) -> None:
+    """RefusedError when this host cannot put the system profile `toplevel` (in its store already) to work. `foreign`:
+    it was here before, whoever made it, and need not be ours."""
     real = under(root, str(toplevel))
     if os.path.lexists(under(root, "/etc/NIXOS")):
         raise RefusedError("this is a NixOS host: its system profile takes NixOS toplevels only")
     version = interface_version(real)
     if version is None:
+        if foreign:
+            return
         raise RefusedError(f"{toplevel} is not a system profile of ours")
     if version > INTERFACE:
         raise RefusedError(
             f"{toplevel} has interface version {version}; this agent knows versions up to {INTERFACE}",
             "deploy with the newer reconciler that made it",
         )
+
+
+def is_ours(toplevel: str, root: str = "/") -> bool:
+    """Whether the system profile at this store path is one that we put to work; one that was adopted once is not."""
+    return interface_version(under(root, toplevel)) is not None
 
 
 def raw_target(root: str = "/") -> str | None:
@@ -99,6 +107,16 @@ def pin(root: str = "/") -> None:
     path = running(root)
     if path and raw_target(root) != path:
         activate(path, root)
+
+
+def forget_roots(root: str = "/") -> None:
+    """Take away the collector's roots of systems that are not there any more."""
+    for name, path in (("current-system", CURRENT), ("booted-system", BOOTED)):
+        link = under(root, f"{GC_ROOTS}/{name}")
+        with contextlib.suppress(OSError):
+            if os.readlink(link) == path and not os.path.lexists(under(root, path)):
+                os.unlink(link)
+                fs.fsync_directory(os.path.dirname(link))
 
 
 def deactivate(root: str = "/") -> None:

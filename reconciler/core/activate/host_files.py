@@ -7,6 +7,7 @@ it that differs is ours, edited by hand or written by another version, and is pu
 from __future__ import annotations
 
 import contextlib
+import enum
 import os
 import stat
 
@@ -136,6 +137,29 @@ def host_files() -> dict[str, HostFile]:
         FISH: HostFile(_FISH.encode(), only_with="/etc/fish"),
         TMPFILES: HostFile(_BOOT.encode()),
     }
+
+
+class State(enum.Enum):
+    """What stands at the path of one of these files. OURS: ours, as it was written. CHANGED: ours once."""
+
+    ABSENT = "absent"
+    OURS = "ours"
+    CHANGED = "changed"
+    FOREIGN = "foreign"
+
+
+def states(root: str = "/") -> dict[str, State]:
+    """What stands where our files belong."""
+    found = {}
+    for path, file in host_files().items():
+        present = _contents(under(root, path))
+        if present is None:
+            found[path] = State.ABSENT
+        elif present == file.contents:
+            found[path] = State.OURS
+        else:
+            found[path] = State.CHANGED if present.startswith(MARK.encode()) else State.FOREIGN
+    return found
 
 
 def install_host_files(root: str = "/") -> Installed:

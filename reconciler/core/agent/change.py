@@ -15,7 +15,7 @@ import time
 from typing import Callable
 
 from reconciler.core.activate import current_system, host_files
-from reconciler.core.agent import history, lock, profiles, recovery, stage
+from reconciler.core.agent import created, history, lock, profiles, recovery, stage
 from reconciler.core.agent.action import Action
 from reconciler.core.agent.host import Host
 from reconciler.core.agent.messages import (
@@ -29,6 +29,7 @@ from reconciler.core.agent.messages import (
 from reconciler.core.agent.profiles import Found
 from reconciler.core.errors import FormatError, RefusedError, StoreError
 from reconciler.core.nix.store_path import StorePath
+from reconciler.core.profile import places
 from reconciler.core.profile.names import ProfileId
 from reconciler.core.profile.switching import Step
 from reconciler.core.store.store import Store
@@ -131,7 +132,7 @@ def _check_target(host: Host, store: Store, change: _Change) -> None:
     path = StorePath.parse(wanted.to)
     stage.check_closures(store, [path])
     if change.found.profile.is_system:
-        current_system.check(path, host.root)
+        current_system.check(path, host.root, profiles.was_there(change.found, wanted.to))
     if wanted.number and not any(
         one.number == wanted.number and one.path == wanted.to for one in change.found.generations
     ):
@@ -168,10 +169,17 @@ class _Switch:
         except BaseException as error:
             self._undo(error)
             raise
-        recovery.done(self.host)
-        for change in changes:
-            stage.free(self.host, self.store, change.wanted.profile)
+        self._tidy(changes)
         return tuple(switched)
+
+    def _tidy(self, changes: tuple[_Change, ...]) -> None:
+        """Take away what is only needed until the history tells it. The switch stands: what cannot be taken away now
+        (a broken disk) says the same as the history does, and the next deployment takes it away."""
+        with contextlib.suppress(OSError):
+            recovery.done(self.host)
+        for change in changes:
+            with contextlib.suppress(OSError):
+                stage.free(self.host, self.store, change.wanted.profile)
 
     def _undo(self, error: BaseException) -> None:
         failed = []
@@ -189,8 +197,15 @@ class _Switch:
     def _install_host_files(self) -> None:
         if os.geteuid() != 0 and not os.access(self.host.path("/etc"), os.W_OK):
             return  # the owner of a store that is not root's; PATH is for the owner to set
-        created = host_files.install_host_files(self.host.root).created
-        self.undoing.append(lambda: host_files.remove_host_files(created, self.host.root))
+        self._note_directories()
+        made = host_files.install_host_files(self.host.root).created
+        self.undoing.append(lambda: host_files.remove_host_files(made, self.host.root))
+
+    def _note_directories(self) -> None:
+        root = self.host.root
+        for path, file in host_files.host_files().items():
+            if not file.only_with:
+                created.note(self.host, places.missing_directories(path, root))
 
     def _put_to_work(self, toplevel: str) -> None:
         """Make /run/current-system what it is to be, or at least keep it what it is while the profile changes."""
@@ -199,7 +214,7 @@ class _Switch:
         self.undoing.append(lambda: self._run_again(before))
         if not self.action.activates:
             current_system.pin(root)
-        elif toplevel:
+        elif toplevel and current_system.is_ours(toplevel, root):
             if before != toplevel:
                 current_system.activate(toplevel, root)
         else:

@@ -38,7 +38,7 @@ def read(path: str) -> tuple[HistoryEntry, ...]:
 
 def _check_header(line: bytes, path: str) -> None:
     word, _, version = line.partition(b" ")
-    if word != b"reconciler-history" or not version.isdigit():
+    if word != b"reconciler-history" or not version.isdigit() or len(version) > 9:
         raise FormatError(f"{path} is not a history of ours")
     if int(version) > FORMAT:
         raise FormatError(
@@ -49,7 +49,7 @@ def _check_header(line: bytes, path: str) -> None:
 def _entry(line: bytes, where: str) -> HistoryEntry:
     try:
         return HistoryEntry.from_json(json.loads(line))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise FormatError(f"{where}: not JSON: {error}") from error
     except FormatError as error:
         raise FormatError(f"{where}: {error.message}") from error

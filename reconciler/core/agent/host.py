@@ -87,8 +87,10 @@ class Host:
         return os.path.isdir(self.own_state)
 
     def stage_root(self, profile: str) -> str:
-        """The collector's root of what is staged for `profile` (`system`, `user/NAME`)."""
-        return self.path(f"{STAGE_ROOTS}/{profile}")
+        """The collector's root of what is staged for `profile`: `system`, `default`, `user/NAME`, and for a path
+        `place/:opt:tools`."""
+        name = f"place/{profile.replace('/', ':')}" if profile.startswith("/") else profile
+        return self.path(f"{STAGE_ROOTS}/{name}")
 
     def open_store(self, create: bool = False) -> Store:
         """The host's store; a first deployment makes it (`create`). StoreError when it cannot be used."""

@@ -12,7 +12,7 @@ import os
 import time
 
 from reconciler.core import fs
-from reconciler.core.agent import nix, recovery
+from reconciler.core.agent import created, nix, recovery
 from reconciler.core.agent.host import OWN_STATE, Host
 from reconciler.core.agent.messages import BeginRequest, Begun, LockOwner
 from reconciler.core.errors import FormatError, InternalError, RefusedError
@@ -39,6 +39,8 @@ def begin(host: Host, request: BeginRequest) -> Begun:
     _take(host, lock)
     try:
         _write_owner(lock.fd, LockOwner(request.deployment, request.who, os.getpid(), time.time()))
+        if not created.recorded(host):
+            created.write(host, created.new_state(host, missing))
         host.open_store(create=True).close()
         nix.keep_version(host)
         host.session.lock, host.session.deployment = lock, request.deployment
@@ -48,6 +50,14 @@ def begin(host: Host, request: BeginRequest) -> Begun:
         lock.release()
         raise
     return Begun(first, tuple(missing))
+
+
+def take(host: Host, owner: LockOwner) -> fs.FileLock:
+    """The lock, for work that is no deployment; the caller releases it. RefusedError as in `begin`."""
+    taken = fs.FileLock(host.lock)
+    _take(host, taken)
+    _write_owner(taken.fd, owner)
+    return taken
 
 
 def require(host: Host, deployment: str) -> None:
@@ -75,7 +85,9 @@ def _described(owner: LockOwner | None) -> str:
     if owner is None:
         return "another deployment is under way"
     since = time.strftime("%H:%M:%S", time.localtime(owner.since))
-    return f"{owner.who} deploys {owner.deployment} since {since} (pid {owner.pid})"
+    # What is no deployment has the command's name for an id.
+    does = "runs" if owner.deployment.isalpha() else "deploys"
+    return f"{owner.who} {does} {owner.deployment} since {since} (pid {owner.pid})"
 
 
 def _write_owner(fd: int, owner: LockOwner) -> None:
@@ -91,7 +103,7 @@ def read_owner(path: str) -> LockOwner | None:
         with open(path, encoding="utf-8") as file:
             header, _, text = file.read(1 << 16).partition("\n")
         return LockOwner.from_json(json.loads(text)) if header + "\n" == _HEADER else None
-    except (OSError, ValueError, FormatError):
+    except (OSError, ValueError, RecursionError, FormatError):
         return None
 
 

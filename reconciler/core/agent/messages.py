@@ -17,6 +17,12 @@ unknown field is ignored, so that a newer peer may say more). Store paths travel
     history      HistoryRequest    HistoryReply
     log          LogRequest        LogReply       a kept build log
     export       ExportRequest     ExportReply    the agent sends NARs as DATA frames
+    holdings     HoldingsRequest   HoldingsReply  what every profile was made of, whoever made it
+    leave        LeaveRequest      LeaveReply     undoes the management of the host; with `check` only says how
+    collect      CollectRequest    CollectReply   deletes generations and garbage; with `check` only says which; EVENTs
+    verify       VerifyRequest     VerifyReply    EVENT frames while it reads
+    repair       RepairRequest     RepairReply    the controller sends NARs as DATA frames, one stream a path
+    optimise     OptimiseRequest   OptimiseReply  EVENT frames while it links
 """
 
 from __future__ import annotations
@@ -87,7 +93,10 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
     if isinstance(hint, type) and issubclass(hint, Message):
         return hint.from_json(value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise FormatError(f"{where}: a number of {value.bit_length()} bits is too large") from None
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
         raise FormatError(f"{where}: {hint.__name__} was expected, not {type(value).__name__}")
     return value
@@ -155,7 +164,8 @@ class ProfileState(Message):
     `last`: the newest line of the history for this profile; when `current` is not `last.after`, something else
     changed the profile. `undone`: store paths whose latest mention in the history is their rollback (see
     history.undone). `problem`: why this profile cannot be deployed (no such account, a home that is not mounted, a
-    profile directory others may write), else empty.
+    profile directory others may write), else empty. `guard`: why what something else put there may never be replaced,
+    also when it is adopted (Nix itself lives in it, it is a NixOS system), else empty.
     """
 
     profile: str
@@ -168,6 +178,12 @@ class ProfileState(Message):
     last: Optional[HistoryEntry] = None
     undone: tuple[HistoryEntry, ...] = ()
     problem: str = ""
+    guard: str = ""
+
+    @property
+    def foreign(self) -> bool:
+        """Whether there is something that no deployment of ours has to do with."""
+        return self.last is None and self.current is not None
 
     @property
     def changed_outside(self) -> bool:
@@ -177,11 +193,12 @@ class ProfileState(Message):
 
 @value
 class ObserveRequest(Message):
-    """What to look at: the system profile, those of `users`, and every profile that the history knows; which of
-    `paths` are valid in the store."""
+    """What to look at: the system profile, those of `users`, those at `places` (`default`, or a path), and every
+    profile that the history knows; which of `paths` are valid in the store."""
 
     users: tuple[str, ...] = ()
     paths: tuple[str, ...] = ()
+    places: tuple[str, ...] = ()
 
 
 @value
@@ -278,19 +295,38 @@ class ImportReply(Message):
 
 @value
 class RealiseRequest(Message):
-    """Make the `outputs` valid by building `derivations` (their .drv files are valid already), `jobs` at a time."""
+    """Make the `outputs` valid by building `derivations` (their .drv files are valid already), `jobs` at a time (0: one
+    for each of the host's CPUs).
+
+    `keep_going`: builds that fail are told in the reply, when all that does not need them is made; else the first one
+    is the answer. `limits`: what each build may use, by the names and in the units of BuildLimits; what is not named
+    is as there.
+    """
 
     derivations: tuple[str, ...]
     jobs: int = 1
     keep_failed: bool = False
+    keep_going: bool = False
+    limits: dict[str, float] = field(default_factory=dict)
+
+
+@value
+class FailedBuild(Message):
+    """Why one derivation could not be built."""
+
+    derivation: str
+    message: str
+    hint: str = ""
 
 
 @value
 class RealiseReply(Message):
-    """`built`: derivations that were built now, not those whose outputs were there."""
+    """`built`: derivations that were built now, not those whose outputs were there. Where some `failed`, the rest is
+    empty."""
 
     built: tuple[str, ...]
     outputs: tuple[PathMessage, ...]
+    failed: tuple[FailedBuild, ...] = ()
 
 
 @value
@@ -360,7 +396,8 @@ class SwitchReply(Message):
 
 @value
 class ProfilesRequest(Message):
-    """Which profiles: the system's, when empty also those of every user that has one made by us or by Nix."""
+    """Which profiles; of none: the system's, `default`, those of users that have one by us or by Nix, and those that
+    the history knows."""
 
     profiles: tuple[str, ...] = ()
 
@@ -400,10 +437,12 @@ class LogReply(Message):
 
 @value
 class ExportRequest(Message):
-    """The closure of `paths`, less those in `have`; their NARs follow as DATA frames in the reply's order."""
+    """The closure of `paths`, less those in `have`; their NARs follow as DATA frames in the reply's order. `alone`:
+    only `paths` themselves."""
 
     paths: tuple[str, ...]
     have: tuple[str, ...] = ()
+    alone: bool = False
 
 
 @value
@@ -411,3 +450,201 @@ class ExportReply(Message):
     """Sent before the DATA frames."""
 
     paths: tuple[PathMessage, ...]
+
+
+# --- what others made, and going away ---------------------------------------------------------------------------------
+
+
+@value
+class HoldingsRequest(Message):
+    """`closure`: also name every path that the profiles' packages refer to."""
+
+    closure: bool = False
+
+
+@value
+class HeldPackage(Message):
+    """One element of an environment: a store path with its priority. One that is not `active` is in no directory of
+    it."""
+
+    path: str
+    priority: int
+    active: bool = True
+
+
+@value
+class Holding(Message):
+    """What one profile is made of. `note`: why nothing of it can be told or taken over, else empty."""
+
+    profile: str
+    link: str
+    current: Optional[GenerationRef]
+    packages: tuple[HeldPackage, ...] = ()
+    note: str = ""
+
+
+@value
+class HoldingsReply(Message):
+    """`closure`: references before referrers, when it was asked for; less what is not valid."""
+
+    profiles: tuple[Holding, ...]
+    system: str
+    closure: tuple[str, ...] = ()
+
+
+@value
+class LeavingProfile(Message):
+    """What becomes of one profile. `back`: the generation that it goes back to, None where its link goes away or, with
+    `kept`, where it stays as it is for that reason. `drops`: the generations of ours that go, by their links' names."""
+
+    profile: str
+    link: str
+    current: Optional[GenerationRef]
+    back: Optional[GenerationRef]
+    drops: tuple[str, ...] = ()
+    kept: str = ""
+
+
+@value
+class LeaveRequest(Message):
+    """Undo the management. `check`: only say what that would be. `expect`: what was said then; RefusedError when it has
+    changed since."""
+
+    check: bool
+    who: str = ""
+    host: str = ""
+    expect: tuple[LeavingProfile, ...] = ()
+
+
+@value
+class LeaveReply(Message):
+    """`managed`: there is something to undo. `files`: what else goes away, outside of /nix and in it. `nix`: all of
+    /nix goes. `kept`: what stays, a sentence each."""
+
+    managed: bool
+    profiles: tuple[LeavingProfile, ...] = ()
+    files: tuple[str, ...] = ()
+    nix: bool = False
+    kept: tuple[str, ...] = ()
+
+
+# --- upkeep -----------------------------------------------------------------------------------------------------------
+
+
+@value
+class PrunedProfile(Message):
+    """What goes of one profile's generations. `kept`: how many stay; `goes` is oldest first, each with its age's
+    beginning (`created`). `note`: why none goes where something is at fault, else empty."""
+
+    profile: str
+    link: str
+    goes: tuple[Generation, ...] = ()
+    kept: int = 0
+    note: str = ""
+
+
+@value
+class CollectRequest(Message):
+    """Delete generations of the profiles that deployments manage, and then what no root keeps.
+
+    `keep_generations` and `keep_days`: see prune.Retention; with neither no generation goes. `check`: only say what
+    would go. Else the generations in `expect` go, which was said then, less what has become needed meanwhile.
+    """
+
+    check: bool
+    who: str = ""
+    host: str = ""
+    keep_generations: Optional[int] = None
+    keep_days: Optional[int] = None
+    expect: tuple[PrunedProfile, ...] = ()
+
+
+@value
+class CollectReply(Message):
+    """`managed`: this host is ours to clean. `paths`: how many store paths went (or would), `deleted`: their names, at
+    most COLLECTED_NAMES. `freed` bytes; `kept`: how many paths stay."""
+
+    managed: bool
+    profiles: tuple[PrunedProfile, ...] = ()
+    paths: int = 0
+    deleted: tuple[str, ...] = ()
+    freed: int = 0
+    kept: int = 0
+
+
+# A reply has its limit, and nobody reads more names.
+COLLECTED_NAMES = 10_000
+
+
+@value
+class FindingMessage(Message):
+    """See store.verify.Finding; `path` is a store path, or the file that is at fault."""
+
+    path: str
+    kind: str
+    detail: str
+    repairable: bool
+
+
+@value
+class VerifyRequest(Message):
+    """`contents`: also read every file. `paths`: only these; of none: everything. With `lenient` what is not valid of
+    `paths` is passed over."""
+
+    contents: bool = True
+    paths: tuple[str, ...] = ()
+    lenient: bool = False
+
+
+@value
+class VerifyReply(Message):
+    """`store`: there is one. `findings`: at most FINDINGS of `found`."""
+
+    store: bool
+    checked: int = 0
+    bytes: int = 0
+    found: int = 0
+    findings: tuple[FindingMessage, ...] = ()
+
+
+FINDINGS = 20_000
+
+
+@value
+class RepairRequest(Message):
+    """`paths` get the form of a store where their contents are right; with `links` wrong entries of `.links` go. Each
+    of `replace` follows as DATA frames and takes the place of what is there. The host's lock is kept from the first
+    of these requests until the agent ends."""
+
+    who: str
+    host: str = ""
+    paths: tuple[str, ...] = ()
+    links: bool = False
+    replace: tuple[PathMessage, ...] = ()
+
+
+@value
+class RepairReply(Message):
+    """`mended`: paths (and entries of `.links`) that are right now. `lacking`: what is registered of those whose
+    contents must be brought. `failed`: path -> why nothing can be done about it."""
+
+    mended: tuple[str, ...] = ()
+    lacking: tuple[PathMessage, ...] = ()
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+@value
+class OptimiseRequest(Message):
+    who: str
+    host: str = ""
+
+
+@value
+class OptimiseReply(Message):
+    """How many files became hard links, and the bytes that this freed. `managed`: this host is ours to work on.
+    `skipped`: files that are writable, which no file of a store should be, at most FINDINGS."""
+
+    managed: bool
+    files: int = 0
+    freed: int = 0
+    skipped: tuple[str, ...] = ()

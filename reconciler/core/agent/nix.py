@@ -39,6 +39,11 @@ def version(host: Host) -> str:
     return _kept(host, _key(program)) or _ask(program)
 
 
+def in_store(host: Host) -> bool:
+    """Whether a Nix lives in the store itself; one of the distribution's does not, and makes /nix when it needs it."""
+    return bool(_IN_STORE.search(_program(host)))
+
+
 def keep_version(host: Host) -> None:
     """Write down the version of a Nix that has to be asked, for later probes."""
     program = _program(host)

@@ -42,8 +42,9 @@ def observe(host: Host, request: ObserveRequest) -> Observation:
     """Everything a plan needs to know of the host."""
     problems = list(_problems(host))
     entries, problem = _entries(host)
-    users = dict.fromkeys(request.users) | dict.fromkeys(sorted(_in_history(entries)))
-    found = [profiles.find(host, one) for one in (ProfileId.SYSTEM, *(ProfileId(user) for user in users))]
+    asked = [*(ProfileId.parse(place) for place in request.places), *(ProfileId(user) for user in request.users)]
+    wanted = dict.fromkeys([ProfileId.SYSTEM, *asked, *sorted(_in_history(entries))])
+    found = [profiles.find(host, one) for one in wanted]
     with _Questions(host) as store:
         states = tuple(_state(host, store, one, entries) for one in found)
         valid = store.valid(request.paths)
@@ -73,11 +74,8 @@ def observe(host: Host, request: ObserveRequest) -> Observation:
 
 
 def generations(host: Host, request: ProfilesRequest) -> GenerationsReply:
-    """The generations of the profiles asked for; of none: the system's, and those of every user that has some."""
-    if request.profiles:
-        wanted = [ProfileId.parse(name) for name in request.profiles]
-    else:
-        wanted = [ProfileId.SYSTEM, *(ProfileId(user) for user in _users(host))]
+    """The generations of the profiles asked for; of none: of every profile that has some, and the system's."""
+    wanted = [ProfileId.parse(name) for name in request.profiles] or _known(host)
     reply: dict[str, tuple[Generation, ...]] = {}
     for profile in wanted:
         found = profiles.find(host, profile)
@@ -90,16 +88,16 @@ def generations(host: Host, request: ProfilesRequest) -> GenerationsReply:
     return GenerationsReply(reply)
 
 
-def _users(host: Host) -> list[str]:
-    """Users that have a profile by Nix's default, or one of ours by the history."""
-    users = _in_history(recovery.entries(host))
+def _known(host: Host) -> list[ProfileId]:
+    """The system's and the default profile, those of users by Nix's default, and what the history knows."""
+    found = _in_history(recovery.entries(host)) | {ProfileId.SYSTEM, ProfileId(place="default")}
     with contextlib.suppress(OSError):  # nobody has one there
-        users.update(os.listdir(host.path(f"{PROFILES}/per-user")))
-    return sorted(users)
+        found |= {ProfileId(user) for user in os.listdir(host.path(f"{PROFILES}/per-user"))}
+    return sorted(found)
 
 
-def _in_history(entries: Iterable[HistoryEntry]) -> set[str]:
-    return {ProfileId.parse(entry.profile).user for entry in entries} - {""}
+def _in_history(entries: Iterable[HistoryEntry]) -> set[ProfileId]:
+    return {ProfileId.parse(entry.profile) for entry in entries}
 
 
 # --- profiles ---------------------------------------------------------------------------------------------------------
@@ -149,6 +147,8 @@ class _Questions:
 
 def _state(host: Host, store: _Questions, found: Found, entries: tuple[HistoryEntry, ...]) -> ProfileState:
     profile = str(found.profile)
+    last = history.latest(entries, profile)
+    foreign = found.current is not None and (last is None or last.after != found.current)
     return ProfileState(
         profile=profile,
         link=found.link,
@@ -157,9 +157,10 @@ def _state(host: Host, store: _Questions, found: Found, entries: tuple[HistoryEn
         highest_path=found.generations[-1].path if found.generations else "",
         packages=_packages(host, found.profile, found.current.path if found.current else ""),
         complete=found.current is None or store.complete(found.current.path),
-        last=history.latest(entries, profile),
+        last=last,
         undone=history.undone(entries, profile),
         problem=found.problem,
+        guard=profiles.guard(host, found) if foreign else "",
     )
 
 
@@ -178,11 +179,11 @@ def _packages(host: Host, profile: ProfileId, generation: str) -> tuple[str, ...
         path = toplevel.sw_of(host.path(str(path)))
     if path is None:
         return ()
-    view = _View(host.path("/nix/store"))
+    view = View(host.path("/nix/store"))
     return tuple(str(package) for package in environment.manifest_packages(view, path))
 
 
-class _View:
+class View:
     """A store's files, without its database."""
 
     def __init__(self, store_dir: str) -> None:

@@ -1,15 +1,18 @@
-"""One profile of this host, the system's or a user's: looked at, changed, put back.
+"""One profile of this host: looked at, changed, put back.
 
-The system's stands in root's own directory and is worked on here; a user's is worked on by a child that has become the
-user (core.profile.locate).
+The system's stands in root's own directory and is worked on here, as `default` and profiles at a path are
+(core.profile.places); a user's is worked on by a child that has become the user (core.profile.locate).
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
+from reconciler.core.agent import created
 from reconciler.core.agent.host import PROFILES, SYSTEM_PROFILE, Host
 from reconciler.core.agent.messages import Generation, GenerationRef
 from reconciler.core.errors import InternalError, ReconcilerError, StoreError
@@ -17,7 +20,7 @@ from reconciler.core.profile import generations as numbered
 from reconciler.core.profile import switching
 from reconciler.core.profile.generations import Recorded
 from reconciler.core.profile.names import ProfileId
-from reconciler.core.profile.switching import Applied, Before, Step
+from reconciler.core.profile.switching import Applied, Before, Departure, Step
 from reconciler.core.values import value
 
 if TYPE_CHECKING:  # only a user's profile needs them, and a probe is short
@@ -53,7 +56,9 @@ class Found:
 
 def find(host: Host, profile: ProfileId) -> Found:
     """Look at a profile; changes nothing, and what is wrong with it is said in `problem`."""
-    return _find_system(host) if profile.is_system else _find_user(host, profile)
+    if profile.is_system:
+        return _find_system(host)
+    return _find_place(host, profile) if profile.place else _find_user(host, profile)
 
 
 def _find_system(host: Host) -> Found:
@@ -76,6 +81,22 @@ def _foreign_writers(status: os.stat_result) -> str:
     return ""
 
 
+def _find_place(host: Host, profile: ProfileId) -> Found:
+    from reconciler.core.profile import places
+
+    link = places.link_of(profile.place, host.root)
+    try:
+        with places.opened(link, host.root) as opened:
+            return Found(profile, link, Before.of(opened), _generations(opened.list()))
+    except FileNotFoundError:
+        return Found(profile, link, NOTHING, ())
+    except ReconcilerError as error:
+        hint = f": {error.hint}" if error.hint else ""
+        return Found(profile, link, NOTHING, (), f"{error.message}{hint}")
+    except OSError as error:
+        return Found(profile, link, NOTHING, (), str(error))
+
+
 def _find_user(host: Host, profile: ProfileId) -> Found:
     from reconciler.core.profile import locate
 
@@ -88,6 +109,24 @@ def _find_user(host: Host, profile: ProfileId) -> Found:
     return Found(profile, found.link, found.before, _generations(found.generations), "", account, found)
 
 
+def was_there(found: Found, path: str) -> bool:
+    """Whether some generation of the profile is `path`, whoever made it."""
+    return any(one.path == path for one in found.generations)
+
+
+def guard(host: Host, found: Found) -> str:
+    """Why what is there may never be replaced by a deployment, given that it is not ours; empty when it may."""
+    if found.current is None:
+        return ""
+    there = host.path(found.current.path)
+    if found.profile.is_system:
+        is_nixos = os.path.lexists(os.path.join(there, "init"))
+        return "it is a NixOS system, which only nixos-rebuild replaces" if is_nixos else ""
+    if os.path.lexists(os.path.join(there, "bin/nix")) or os.path.lexists(os.path.join(there, "bin/nix-env")):
+        return "Nix itself lives in it"
+    return ""
+
+
 def change(host: Host, store: Store, found: Found, step: Step) -> Applied:
     """Make one change of a profile that has no problem. RefusedError, with nothing changed, when it is not what the
     step expects."""
@@ -96,13 +135,42 @@ def change(host: Host, store: Store, found: Found, step: Step) -> Applied:
     if found.profile.is_system:
         with numbered.Profile(host.system_profile, store).open(create=True) as opened:
             return switching.apply(opened, step)
+    if found.profile.place:
+        return _change_place(host, store, found, step)
     from reconciler.core.profile import locate
 
     account, user_profile = _of_user(found)
+    created.note(host, _to_be_made(host, account, user_profile) if step.to else ())
     applied = locate.change(account, user_profile, step, host.root)
     if applied.created and applied.after is not None and numbered.needs_own_root(found.link, "/nix/var/nix"):
         store.add_indirect_root(f"{found.link}-{applied.after.number}-link")
     return applied
+
+
+def _to_be_made(host: Host, account: Account, found: UserProfile) -> tuple[str, ...]:
+    """What the first deployment to a user makes outside of the store."""
+    from reconciler.core.profile import locate, places
+
+    per_user = found.link.startswith(f"{locate.PER_USER}/")
+    directories = places.missing_directories(found.link, host.root) if per_user else ()
+    return (*directories, *([f"{account.home}/{locate.HOME_LINK}"] if found.home_link else []))
+
+
+def _change_place(host: Host, store: Store, found: Found, step: Step) -> Applied:
+    from reconciler.core.profile import places
+
+    created.note(host, places.missing_directories(found.link, host.root))
+    with places.opened(found.link, host.root, create=True) as opened:
+        applied = switching.apply(opened, step)
+    keep_generations(store, found, applied.after)
+    return applied
+
+
+def keep_generations(store: Store, found: Found, current: Recorded | None) -> None:
+    """Make sure that the collector finds the current generation of a profile outside of Nix's own folders. The roots of
+    its stage keep it until this has been done."""
+    if current is not None and current.number and numbered.needs_own_root(found.link, "/nix/var/nix"):
+        store.add_indirect_root(f"{found.link}-{current.number}-link")
 
 
 def restore(host: Host, found: Found, step: Step) -> None:
@@ -112,10 +180,49 @@ def restore(host: Host, found: Found, step: Step) -> None:
         with numbered.Profile(host.system_profile, None).open() as opened:
             switching.restore(opened, found.before, step)
         return
+    if found.profile.place:
+        from reconciler.core.profile import places
+
+        with contextlib.suppress(FileNotFoundError), places.opened(found.link, host.root) as place:
+            switching.restore(place, found.before, step)
+        return
     from reconciler.core.profile import locate
 
     account, user_profile = _of_user(found)
     locate.restore(account, user_profile, step, host.root)
+
+
+def depart(host: Host, found: Found, how: Departure, own_home_link: bool) -> None:
+    """Leave a profile without a problem to itself. `own_home_link`: a deployment made the user's ~/.nix-profile."""
+    if found.profile.user:
+        from reconciler.core.profile import locate
+
+        locate.depart(_of_user(found)[0], found.link, how, own_home_link, host.root)
+        return
+    from reconciler.core.profile import places
+
+    with contextlib.suppress(FileNotFoundError), places.opened(found.link, host.root) as opened:
+        switching.depart(opened, how)
+
+
+def prune(
+    host: Host, found: Found, doomed: Sequence[GenerationRef], keep: Collection[str]
+) -> tuple[GenerationRef, ...]:
+    """Delete recorded generations of a profile without a problem, but for what leads to `keep`; those that went."""
+    from reconciler.core.profile import prune as pruning
+
+    wanted = [Recorded(one.number, one.path) for one in doomed]
+    if found.profile.user:
+        from reconciler.core.profile import locate
+
+        gone = locate.prune_generations(_of_user(found)[0], found.link, wanted, keep, host.root)
+    else:
+        from reconciler.core.profile import places
+
+        gone = []
+        with contextlib.suppress(FileNotFoundError), places.opened(found.link, host.root) as opened:
+            gone = pruning.remove(opened, wanted, keep)
+    return tuple(GenerationRef(one.number, one.path) for one in gone)
 
 
 def _of_user(found: Found) -> tuple[Account, UserProfile]:

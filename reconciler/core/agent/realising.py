@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+from typing import TYPE_CHECKING, Any
 
 from reconciler.core.agent import stopping
 from reconciler.core.agent.host import Host
-from reconciler.core.agent.messages import LogReply, LogRequest, RealiseReply, RealiseRequest
+from reconciler.core.agent.messages import FailedBuild, LogReply, LogRequest, RealiseReply, RealiseRequest
 from reconciler.core.agent.paths import to_message
 from reconciler.core.build import BuildEvent, BuildOptions
 from reconciler.core.build import realise as realise_derivations
+from reconciler.core.build.events import BuildLimits
 from reconciler.core.build.logs import read_log
+from reconciler.core.build.realise import BuildsError
+from reconciler.core.errors import BuildError, FormatError
 from reconciler.core.nix.store_path import StorePath
 
 if TYPE_CHECKING:
@@ -24,19 +28,38 @@ def realise(session: Session, request: RealiseRequest) -> None:
         session.event({"kind": event.kind, "derivation": event.derivation, "detail": event.detail[:4096]})
 
     options = BuildOptions(
-        jobs=max(1, request.jobs),
+        jobs=max(1, request.jobs or os.cpu_count() or 1),
+        keep_going=request.keep_going,
         keep_failed=request.keep_failed,
+        limits=_limits(request.limits),
         on_event=tell,
         cancelled=stopping.requested,
     )
     derivations = [StorePath.parse(path) for path in request.derivations]
-    result = realise_derivations(session.store(create=True), derivations, options)
+    try:
+        result = realise_derivations(session.store(create=True), derivations, options)
+    except BuildsError as error:
+        session.reply(RealiseReply((), (), tuple(_failed(path, one) for path, one in error.errors.items())))
+        return
     session.reply(
         RealiseReply(
             built=tuple(str(path) for path in result.built),
             outputs=tuple(to_message(info) for info in result.outputs),
         )
     )
+
+
+def _limits(said: dict[str, float]) -> BuildLimits:
+    """FormatError for a limit that there is not, or that leaves nothing."""
+    try:
+        numbers: dict[str, Any] = {name: most if name == "timeout" else int(most) for name, most in said.items()}
+        return BuildLimits(**numbers)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise FormatError(f"limits of builds: {error}") from error
+
+
+def _failed(path: StorePath, error: BuildError) -> FailedBuild:
+    return FailedBuild(str(path), error.message, error.hint or "")
 
 
 def log(host: Host, request: LogRequest) -> LogReply:

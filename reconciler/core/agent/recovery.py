@@ -15,8 +15,10 @@ import os
 from collections.abc import Iterable
 
 from reconciler.core import fs
+from reconciler.core.activate import host_files
+from reconciler.core.activate.current_system import CURRENT, GC_ROOTS
 from reconciler.core.agent import history, profiles
-from reconciler.core.agent.host import Host
+from reconciler.core.agent.host import STAGE_ROOTS, Host
 from reconciler.core.agent.messages import GenerationRef, HistoryEntry
 from reconciler.core.errors import FormatError
 from reconciler.core.profile.names import ProfileId
@@ -39,14 +41,30 @@ def done(host: Host) -> None:
 
 
 def recover(host: Host) -> None:
-    """Complete the history after a switch that was cut off. Under the host's lock."""
+    """Complete the history after a switch that was cut off, and remove what it left. Under the host's lock."""
+    _remove_temporaries(host)
     intended = _intended(host)
     if not intended:
         done(host)
         return
     told = history.read(host.history)
-    history.append(host.history, [entry for entry in _came_about(host, intended) if entry not in told])
+    came = [entry for entry in _came_about(host, intended) if entry not in told]
+    with host.open_store() as store:
+        for entry in came:
+            found = profiles.find(host, ProfileId.parse(entry.profile))
+            profiles.keep_generations(store, found, profiles.recorded(entry.after))
+    history.append(host.history, came)
     done(host)
+
+
+def _remove_temporaries(host: Host) -> None:
+    fs.remove_temporaries(host.path(GC_ROOTS), ("profiles", "current-system", "booted-system"))
+    fs.remove_temporaries(host.path(os.path.dirname(CURRENT)), (os.path.basename(CURRENT),))
+    for top in (host.own_state, host.path(STAGE_ROOTS)):
+        for directory, _, _ in os.walk(top):
+            fs.remove_temporaries(directory)
+    for path in host_files.host_files():
+        fs.remove_temporaries(host.path(os.path.dirname(path)), (os.path.basename(path),))
 
 
 def entries(host: Host) -> tuple[HistoryEntry, ...]:
@@ -68,7 +86,7 @@ def _intended(host: Host) -> list[HistoryEntry]:
         raise FormatError(f"{host.switching} is of another version: {header}", "use the newer reconciler")
     try:
         return [HistoryEntry.from_json(json.loads(line)) for line in lines]
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise FormatError(f"{host.switching}: not JSON: {error}") from error
 
 

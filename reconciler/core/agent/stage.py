@@ -50,12 +50,20 @@ def free(host: Host, store: Store, profile: str) -> None:
     store.remove_root(host.stage_root(profile))
 
 
+def staged_path(host: Host, profile: str) -> str:
+    """What is staged for a profile and not switched to yet; empty for nothing."""
+    try:
+        return os.readlink(host.stage_root(profile))
+    except OSError:
+        return ""
+
+
 def _problem(host: Host, profile: ProfileId, path: StorePath) -> str:
     found = profiles.find(host, profile)
     if found.problem or not profile.is_system:
         return found.problem
     try:
-        current_system.check(path, host.root)
+        current_system.check(path, host.root, profiles.was_there(found, str(path)))
         current_system.raw_target(host.root)
     except ReconcilerError as error:
         return error.message
@@ -74,5 +82,8 @@ def _staged(host: Host) -> list[str]:
     found = []
     with contextlib.suppress(FileNotFoundError):
         found += [name for name in os.listdir(top) if os.path.islink(os.path.join(top, name))]
+    with contextlib.suppress(FileNotFoundError):
         found += [f"user/{name}" for name in os.listdir(os.path.join(top, "user"))]
+    with contextlib.suppress(FileNotFoundError):
+        found += [name.replace(":", "/") for name in os.listdir(os.path.join(top, "place"))]
     return found

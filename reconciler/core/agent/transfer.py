@@ -106,7 +106,8 @@ def export(session: Session, request: ExportRequest) -> None:
     """Say which paths follow, then send their NARs."""
     store = session.store()
     have = {StorePath.parse(path) for path in request.have}
-    closure = store.closure([StorePath.parse(path) for path in request.paths])
+    wanted = [StorePath.parse(path) for path in request.paths]
+    closure = wanted if request.alone else store.closure(wanted)
     infos = [store.info(path) for path in closure if path not in have]
     for info in infos:
         store.add_temp_root(info.path)

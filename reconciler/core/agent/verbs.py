@@ -45,6 +45,12 @@ _ALL = (
     Verb("history", m.HistoryRequest, m.HistoryReply, "history:history"),
     Verb("log", m.LogRequest, m.LogReply, "realising:log"),
     Verb("export", m.ExportRequest, m.ExportReply, "transfer:export", streams=True),
+    Verb("holdings", m.HoldingsRequest, m.HoldingsReply, "holdings:holdings"),
+    Verb("leave", m.LeaveRequest, m.LeaveReply, "leave:leave"),
+    Verb("collect", m.CollectRequest, m.CollectReply, "collect:collect", streams=True),
+    Verb("verify", m.VerifyRequest, m.VerifyReply, "upkeep:verify", streams=True),
+    Verb("repair", m.RepairRequest, m.RepairReply, "upkeep:repair", streams=True),
+    Verb("optimise", m.OptimiseRequest, m.OptimiseReply, "upkeep:optimise", streams=True),
 )
 VERBS = {verb.name: verb for verb in _ALL}
 

@@ -55,6 +55,19 @@ def find_account(name: str, root: str = "/") -> Account | None:
     return Account(name, entry.pw_uid, entry.pw_gid, entry.pw_dir, private)
 
 
+def account_homes(root: str = "/") -> list[tuple[str, str]]:
+    """The name and home of every account, as far as the host lists them; each home once, root's first."""
+    if root == "/":
+        listed = [(entry.pw_name, entry.pw_dir) for entry in pwd.getpwall()]
+    else:
+        listed = [(fields[0], fields[5]) for fields in _fields(root, "etc/passwd", 7)]
+    homes: dict[str, str] = {}
+    for name, home in listed:
+        if home not in ("", "/"):
+            homes.setdefault(home, name)
+    return [(name, home) for home, name in homes.items()]
+
+
 def _in_file(name: str, root: str) -> Account | None:
     users = {fields[0]: fields for fields in _fields(root, "etc/passwd", 7)}
     if name not in users:

@@ -128,7 +128,8 @@ class Generations:
         self.point_at(links[-1])
 
     def point_at(self, target: str) -> None:
-        """Make the profile a link to exactly `target`. Durable."""
+        """Make the profile a link to exactly `target`. Durable. To be called under the profile's lock."""
+        fs.remove_temporaries(self.directory, (self.name,))
         fs.replace_symlink(target, self.name, dir_fd=self.directory)
 
     def remove_link(self) -> None:

@@ -13,15 +13,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from reconciler.core import fs
 from reconciler.core.errors import StoreError
-from reconciler.core.profile import switching, walk
+from reconciler.core.profile import prune, switching, walk
 from reconciler.core.profile.accounts import Account, as_user, find_account, refuse_foreign_writers
 from reconciler.core.profile.generations import Generation, Generations, Recorded
-from reconciler.core.profile.switching import Applied, Before, Step
+from reconciler.core.profile.switching import Applied, Before, Departure, Step
 from reconciler.core.values import value
 
 PER_USER = "/nix/var/nix/profiles/per-user"
@@ -92,11 +92,27 @@ def prepare(account: Account, link: str, root: str = "/") -> None:
 
 
 def _make_owned(directory: int, account: Account) -> None:
-    """The user's directory below `directory`. Until it is the user's nobody else can put anything into it, so an empty
-    one that still is root's was left by an interrupted run and is finished here."""
-    with contextlib.suppress(FileExistsError):
-        os.mkdir(account.name, 0o755, dir_fd=directory)
-    fd = os.open(account.name, fs.OPEN_DIRECTORY, dir_fd=directory)
+    """The user's directory below `directory`. It is made under another name, so that it is the user's from the moment
+    it is there: one that is root's would be refused from then on. An empty one that is root's all the same is given."""
+    name = account.name
+    if name in os.listdir(directory):
+        _give(name, directory, account)
+    else:
+        fs.remove_temporaries(directory, (name,))
+        temporary = f".{name}.tmp-{os.getpid()}-{os.urandom(4).hex()}"
+        os.mkdir(temporary, 0o755, dir_fd=directory)
+        try:
+            _give(temporary, directory, account)
+            os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.rmdir(temporary, dir_fd=directory)
+            raise
+    fs.fsync_directory(directory)
+
+
+def _give(name: str, directory: int, account: Account) -> None:
+    fd = os.open(name, fs.OPEN_DIRECTORY, dir_fd=directory)
     try:
         status = os.fstat(fd)
         if status.st_uid != account.uid and status.st_uid == os.geteuid() and not os.listdir(fd):
@@ -105,7 +121,6 @@ def _make_owned(directory: int, account: Account) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
-    fs.fsync_directory(directory)
 
 
 def change(account: Account, found: UserProfile, step: Step, root: str = "/") -> Applied:
@@ -119,6 +134,19 @@ def restore(account: Account, found: UserProfile, step: Step, root: str = "/") -
     """Put back, as the user, what was found, ~/.nix-profile included, whatever of the step was done."""
     plain = {"before": found.before.to_plain(), "step": step.to_plain()}
     as_user(account, _restore, found.link, found.home_link, plain, root=root)
+
+
+def depart(account: Account, link: str, how: Departure, own_home_link: bool, root: str = "/") -> None:
+    """Leave the profile to itself, as its user. `own_home_link`: ~/.nix-profile was made by a deployment, and goes when
+    what it leads to has gone."""
+    as_user(account, _depart, link, how.to_plain(), own_home_link, root=root)
+
+
+def prune_generations(
+    account: Account, link: str, doomed: Sequence[Recorded], keep: Collection[str], root: str = "/"
+) -> list[Recorded]:
+    """Delete recorded generations as the user; those that went. See prune.remove."""
+    return prune.from_plain(as_user(account, _prune, link, prune.to_plain(doomed), sorted(keep), root=root))
 
 
 # --- in the child -----------------------------------------------------------------------------------------------------
@@ -152,6 +180,24 @@ def _restore(root: int, account: Account, link: str, home_link: str, plain: dict
         if home_link and _target(home, HOME_LINK, account) == home_link:
             os.unlink(HOME_LINK, dir_fd=home)
             fs.fsync_directory(home)
+
+
+def _depart(root: int, account: Account, link: str, how: dict[str, Any], own_home_link: bool) -> None:
+    with _home(root, account) as home:
+        gone = True
+        with contextlib.suppress(FileNotFoundError), _profile(root, home, account, link, create=False) as generations:
+            switching.depart(generations, Departure.from_plain(how))
+            gone = generations.raw_target() is None
+        if own_home_link and gone and _target(home, HOME_LINK, account) == link:
+            os.unlink(HOME_LINK, dir_fd=home)
+            fs.fsync_directory(home)
+
+
+def _prune(root: int, account: Account, link: str, doomed: list[Any], keep: list[str]) -> list[Any]:
+    with _home(root, account) as home:
+        with contextlib.suppress(FileNotFoundError), _profile(root, home, account, link, create=False) as generations:
+            return prune.to_plain(prune.remove(generations, prune.from_plain(doomed), keep))
+        return []
 
 
 def _link_home(home: int, target: str) -> None:

@@ -16,9 +16,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from reconciler.core.errors import FormatError
+from reconciler.core.values import value
 
 SIZE_LIMIT = 16 * 1024 * 1024
 DEPTH_LIMIT = 64
+DEFAULT_PRIORITY = 5
 
 _TOKEN = re.compile(
     r"""\s*(?:(?P<sign>[\[\]{}=;])|"(?P<string>(?:[^"\\]|\\.)*)"|(?P<number>-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?)"""
@@ -30,19 +32,40 @@ _ESCAPED = {"n": "\n", "r": "\r", "t": "\t"}
 _WORDS = {"true": True, "false": False, "null": None}
 
 
-def nix_env_paths(data: bytes) -> list[str]:
-    """The output paths of every element of a manifest.nix, in its order."""
+@value
+class Held:
+    """One store path of an environment, with its priority (lower wins)."""
+
+    path: str
+    priority: int = DEFAULT_PRIORITY
+    active: bool = True
+
+
+def nix_env_elements(data: bytes) -> list[Held]:
+    """The outputs of every element of a manifest.nix, in its order."""
     elements = _parse(_text(data))
     if not isinstance(elements, list):
         raise FormatError("manifest.nix: a list was expected")
-    paths = []
+    held = []
     for element in elements:
         if not isinstance(element, dict):
             raise FormatError("manifest.nix: an element is not a set")
         outputs = element.get("outputs", [])
+        if not isinstance(outputs, list):
+            raise FormatError("manifest.nix: the outputs of an element are not a list")
         found = [_out_path(element.get(output)) for output in outputs if isinstance(output, str)]
-        paths += found or [_out_path(element)]
-    return paths
+        meta = element.get("meta")
+        priority = _priority(meta.get("priority") if isinstance(meta, dict) else None)
+        held += [Held(path, priority) for path in found or [_out_path(element)]]
+    return held
+
+
+def _priority(value: Any) -> int:
+    """As nix-env reads it: a number, or the text of one; what is neither is no priority."""
+    try:
+        return DEFAULT_PRIORITY if value is None else int(value)
+    except (TypeError, ValueError):
+        return DEFAULT_PRIORITY
 
 
 def _out_path(value: Any) -> str:
@@ -52,12 +75,17 @@ def _out_path(value: Any) -> str:
     return path
 
 
-def nix_profile_paths(data: bytes) -> list[str]:
+def nix_profile_elements(data: bytes) -> list[Held]:
     """The store paths of every element of a manifest.json, versions 1 to 3."""
     try:
         elements = json.loads(_text(data))["elements"]
         values = elements.values() if isinstance(elements, dict) else elements
-        return [path for element in values for path in element["storePaths"] if isinstance(path, str)]
+        return [
+            Held(path, _priority(element.get("priority")), element.get("active", True) is True)
+            for element in values
+            for path in element["storePaths"]
+            if isinstance(path, str)
+        ]
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise FormatError("manifest.json: not a manifest of `nix profile`") from error
 

@@ -96,6 +96,41 @@ def apply(generations: Generations, step: Step) -> Applied:
         return Applied(Recorded(number, step.to), created)
 
 
+@value
+class Departure:
+    """How a profile is left to itself. `current`: what it must be now. `back`: the generation that it goes back to,
+    None to take its link away; with `stay` neither is done. `drops`: the generation links that go."""
+
+    current: Recorded | None
+    back: Recorded | None
+    drops: tuple[str, ...]
+    stay: bool = False
+
+    def to_plain(self) -> dict[str, Any]:
+        return {"current": plain(self.current), "back": plain(self.back), "drops": list(self.drops), "stay": self.stay}
+
+    @classmethod
+    def from_plain(cls, value: dict[str, Any]) -> Departure:
+        return cls(recorded(value["current"]), recorded(value["back"]), tuple(value["drops"]), value["stay"])
+
+
+def depart(generations: Generations, how: Departure) -> None:
+    """Undo what deployments made of a profile; once more changes nothing. RefusedError when it is not what was
+    expected."""
+    with generations.locked():
+        if generations.current() != how.current:
+            raise RefusedError(f"{generations.shown} was changed by something else just now")
+        if not how.stay and how.back != how.current:
+            if how.back is None:
+                generations.remove_link()
+            elif how.back.number:
+                generations.switch(how.back.number)
+            else:
+                generations.point_at(how.back.path)
+        for link in how.drops:
+            generations.forget(link)
+
+
 def restore(generations: Generations, before: Before, step: Step) -> None:
     """Undo as much of the step as was done, all, some or nothing of it: the one who did it may have died.
 

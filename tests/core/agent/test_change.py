@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.core.agent import change, history, lock, observe, profiles, recovery
+from reconciler.core.agent import change, history, lock, observe, profiles, recovery, stage
 from reconciler.core.agent.host import Host
 from reconciler.core.agent.messages import (
     BeginRequest,
@@ -395,6 +395,38 @@ def test_when_the_history_cannot_be_written_nothing_has_changed(
     with pytest.raises(OSError, match="No space left"):
         switch(host, to("system", a), to("user/alice", deployed.users[0]))
     assert (deployed.current("system"), deployed.current("user/alice"), deployed.running) == (None, None, "")
+
+
+@pytest.mark.parametrize("broken", ["done", "free"])
+def test_a_switch_that_is_told_stands_also_when_its_traces_cannot_be_removed(
+    broken: str, deployed: Deployed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host, a = deployed.host, deployed.systems[0]
+
+    def cannot(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(*((recovery, "done", cannot) if broken == "done" else (stage, "free", cannot)))
+        (switched,) = switch(host, to("system", a))
+    assert (switched.after, deployed.current("system")) == (ref(1, a), ref(1, a))
+    assert len(deployed.told) == 1
+    lock.release(host)
+    begin(host, "k2")
+    assert len(deployed.told) == 1
+    assert not os.path.exists(host.switching)
+
+
+def test_what_a_killed_agent_left_under_temporary_names_goes_with_the_next_deployment(deployed: Deployed) -> None:
+    host = deployed.host
+    switch(host, to("system", deployed.systems[0]))
+    lock.release(host)
+    left = ["nix/var/reconciler/.switching.tmp-17-0123abcd", "run/.0_current-system", "etc/.passwd.tmp-17-0123abcd"]
+    left += ["nix/var/nix/gcroots/.0_current-system", "etc/profile.d/.reconciler.sh.tmp-17-0123abcd"]
+    for name in left:
+        Path(host.path(name)).write_text("")
+    begin(host, "k2")
+    assert [name for name in left if os.path.lexists(host.path(name))] == ["etc/.passwd.tmp-17-0123abcd"]
 
 
 def test_what_could_not_be_undone_is_said(deployed: Deployed, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,8 +69,8 @@ def raw(tmp_path: Path) -> Any:
 
 
 def test_the_verbs_are_these_and_no_others() -> None:
-    known = "observe begin missing import realise stage switch generations history log export"
-    assert set(VERBS) == set(known.split())
+    known = "observe begin missing import realise stage switch generations history log export holdings leave"
+    assert set(VERBS) == {*known.split(), "collect", "verify", "repair", "optimise"}
 
 
 @pytest.mark.parametrize("verb", sorted(VERBS))

@@ -18,6 +18,7 @@ from reconciler.core.profile.environment import (
     Element,
     build_environment,
     environment,
+    environment_tree,
     manifest_packages,
 )
 from reconciler.core.store.store import Store
@@ -303,6 +304,33 @@ def test_a_file_and_a_directory_are_told_that_no_priority_helps(store: Store, tm
         build_environment(plan.derivation.environment, store, str(tmp_path / "out"))
     assert caught.value.message == "two packages own x, one as a file and one as a directory: a 1 and c 1"
     assert caught.value.hint == "leave one of them out: no priority joins a file and a directory"
+
+
+@pytest.mark.nix
+def test_directories_that_would_hold_themselves_without_end_are_refused(store: Store, sandboxed: RealNix) -> None:
+    packages = package(store, "a-1", {"up": (".",), "x": ""}), package(store, "b-1", {"up": (".",), "y": ""})
+    link = sandboxed.root / "endless"
+    assert sandboxed.run("nix-env", "-p", link, "-ir", *map(str, packages), check=False).returncode != 0
+    plan = environment([Element(one) for one in packages])
+    with pytest.raises(BuildError, match="does not end: its directories go in a circle at up/up/") as caught:
+        environment_tree(plan.derivation.environment, store)
+    assert "leads to a directory above it" in (caught.value.hint or "")
+
+
+def test_one_directory_that_holds_itself_is_a_link(store: Store) -> None:
+    a, b = package(store, "a-1", {"up": (".",), "x": ""}), package(store, "b-1", {"up": {"y": ""}})
+    found = environment_tree(environment([Element(a), Element(b)]).derivation.environment, store)
+    below = found.entries["up"]
+    assert isinstance(below, nar.Directory)
+    assert below.entries == {"up": nar.Link(f"{a}/up"), "x": nar.Link(f"{a}/x"), "y": nar.Link(f"{b}/up/y")}
+
+
+def test_an_empty_directory_that_two_packages_have_clashes_with_a_file(store: Store, tmp_path: Path) -> None:
+    parts: dict[str, Any] = {"a-1": {"x": {".hidden": ""}}, "b-1": {"x": {}}, "c-1": {"x": "file"}}
+    packages = [package(store, name, content) for name, content in parts.items()]
+    plan = environment([Element(one, number) for number, one in enumerate(packages)])
+    with pytest.raises(CollisionError, match="own x, one as a file and one as a directory: a 1 and c 1"):
+        build_environment(plan.derivation.environment, store, str(tmp_path / "out"))
 
 
 # --- bad variables, odd packages --------------------------------------------------------------------------------------

@@ -285,6 +285,8 @@ def test_a_switch_makes_a_link_beside_the_profile_and_renames_it(
     profile: Generations, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     profile.record(A)
+    profile.switch(1)
+    profile.record(B)
     renamed = []
     real = os.rename
 
@@ -293,15 +295,18 @@ def test_a_switch_makes_a_link_beside_the_profile_and_renames_it(
         real(source, target, **where)
 
     monkeypatch.setattr(os, "rename", rename)
-    profile.switch(1)
+    profile.switch(2)
     assert renamed == [(".0_p", "p")]
 
 
-def test_a_left_over_temporary_link_is_no_obstacle(profile: Generations, tmp_path: Path) -> None:
+def test_the_temporary_link_of_a_switch_that_was_killed_goes_with_the_next_one(
+    profile: Generations, tmp_path: Path
+) -> None:
     (tmp_path / "profiles" / ".0_p").symlink_to("left over")
+    (tmp_path / "profiles" / ".0_other").symlink_to("another profile's")
     profile.record(A)
     profile.switch(1)
-    assert links(tmp_path / "profiles") == {".0_p": "left over", "p": "p-1-link", "p-1-link": A}
+    assert links(tmp_path / "profiles") == {".0_other": "another profile's", "p": "p-1-link", "p-1-link": A}
 
 
 def test_a_switch_that_fails_leaves_the_old_generation_and_nothing_else(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import time
@@ -381,6 +382,24 @@ def test_an_empty_directory_that_an_interrupted_run_left_to_root_is_finished(roo
     os.makedirs(root / "nix/var/nix/profiles/per-user/alice")
     account = locate.account_of("alice", str(root))
     locate.change(account, UserProfile(DEFAULT, DEFAULT, Before(None, None, 0), ()), Step(None, A), str(root))
+    assert (root / "nix/var/nix/profiles/per-user/alice").stat().st_uid == 41001
+
+
+@needs_root
+def test_a_directory_is_the_users_from_the_moment_it_is_there(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(fd: int, uid: int, gid: int) -> None:
+        assert os.listdir(root / "nix/var/nix/profiles/per-user") != ["alice"]
+        raise OSError(errno.EIO, "Input/output error")
+
+    account = locate.account_of("alice", str(root))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fchown", killed)
+        with pytest.raises(OSError, match="Input/output error"):
+            locate.prepare(account, DEFAULT, str(root))
+    assert os.listdir(root / "nix/var/nix/profiles/per-user") == []
+    (root / "nix/var/nix/profiles/per-user/.alice.tmp-17-0123abcd").mkdir()
+    locate.prepare(account, DEFAULT, str(root))
+    assert os.listdir(root / "nix/var/nix/profiles/per-user") == ["alice"]
     assert (root / "nix/var/nix/profiles/per-user/alice").stat().st_uid == 41001
 
 

@@ -1,0 +1,153 @@
+"""Cleaning a host: generations that need not be kept, then whatever no root keeps any more.
+
+Only profiles that the host's history knows lose generations; what others made there is theirs. What is shown by a
+`check` is what goes afterwards: the second request names it, generation by generation, and one that has become needed
+between the two stays.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING
+
+from reconciler.core.activate import current_system
+from reconciler.core.agent import history, lock, profiles, recovery, stage
+from reconciler.core.agent.host import Host
+from reconciler.core.agent.messages import (
+    COLLECTED_NAMES,
+    CollectReply,
+    CollectRequest,
+    Generation,
+    GenerationRef,
+    HistoryEntry,
+    LockOwner,
+    PrunedProfile,
+)
+from reconciler.core.agent.profiles import Found
+from reconciler.core.agent.progress import Progress
+from reconciler.core.profile import generations as numbered
+from reconciler.core.profile import prune
+from reconciler.core.profile.names import ProfileId
+from reconciler.core.profile.prune import Needed, Retention
+from reconciler.core.store import gc
+from reconciler.core.store.gc import GcEvent, GcOptions, GcResult
+
+if TYPE_CHECKING:
+    from reconciler.core.agent.server import Session
+    from reconciler.core.store.store import Store
+
+
+def collect(session: Session, request: CollectRequest) -> None:
+    """Say what would go; without `check`, delete it. RefusedError while a deployment is at work."""
+    host = session.host
+    host.session.host = request.host
+    if not host.managed or not os.path.exists(host.database):
+        session.reply(CollectReply(False))
+        return
+    host.require_privilege()
+    progress = Progress(session)
+    if request.check:
+        session.reply(_foreseen(host, session.store(), request, progress))
+        return
+    taken = lock.take(host, LockOwner("gc", request.who, os.getpid(), time.time()))
+    try:
+        session.reply(_done(host, session.store(), request, progress))
+    finally:
+        taken.release()
+
+
+def _foreseen(host: Host, store: Store, request: CollectRequest, progress: Progress) -> CollectReply:
+    retention = Retention(request.keep_generations, request.keep_days)
+    entries = recovery.entries(host)
+    found = _managed(host, entries)
+    pruned = tuple(_to_go(host, one, entries, retention) for one in found)
+    links = tuple(name for one in pruned for name in _links(host, one))
+    result = gc.collect(store, GcOptions(dry_run=True, without=links), _heard(progress))
+    return _reply(pruned, result)
+
+
+def _done(host: Host, store: Store, request: CollectRequest, progress: Progress) -> CollectReply:
+    entries = recovery.entries(host)
+    wanted = {one.profile: one for one in request.expect}
+    found = [one for one in _managed(host, entries) if str(one.profile) in wanted]
+    pruned = tuple(_prune(host, one, wanted[str(one.profile)], entries) for one in found)
+    return _reply(pruned, gc.collect(store, GcOptions(), _heard(progress)))
+
+
+def _reply(pruned: tuple[PrunedProfile, ...], result: GcResult) -> CollectReply:
+    names = result.deleted[:COLLECTED_NAMES]
+    return CollectReply(True, pruned, len(result.deleted), names, result.freed, result.kept)
+
+
+def _heard(progress: Progress) -> gc.OnGcEvent:
+    def heard(event: GcEvent) -> None:
+        progress.step(event.kind, event.path, event.freed)
+
+    return heard
+
+
+# --- generations ------------------------------------------------------------------------------------------------------
+
+
+def _managed(host: Host, entries: tuple[HistoryEntry, ...]) -> list[Found]:
+    return [profiles.find(host, each) for each in sorted({ProfileId.parse(entry.profile) for entry in entries})]
+
+
+def _needed(host: Host, found: Found, entries: tuple[HistoryEntry, ...]) -> Needed:
+    """What stays: what runs, was booted or is staged; and what a rollback of the latest change goes back to."""
+    profile = str(found.profile)
+    last = history.latest(entries, profile)
+    # A deployment may have more than one line for a profile: its undoing leads to what stood before the first.
+    latest = [entry for entry in entries if last and (entry.profile, entry.deployment) == (profile, last.deployment)]
+    before = profiles.recorded(latest[0].before) if latest else None
+    paths = {stage.staged_path(host, profile)}
+    if found.profile.is_system:
+        paths |= {current_system.running(host.root), current_system.booted(host.root)}
+    mine = [entry for entry in entries if entry.profile == profile]
+    used = [(one, entry.when) for entry in mine for one in (entry.before, entry.after) if one is not None]
+    return Needed(
+        frozenset(paths - {""}),
+        frozenset([before] if before is not None else []),
+        tuple((numbered.Recorded(one.number, one.path), when) for one, when in used),
+    )
+
+
+def _to_go(host: Host, found: Found, entries: tuple[HistoryEntry, ...], retention: Retention) -> PrunedProfile:
+    if found.problem:
+        return PrunedProfile(str(found.profile), found.link, note=found.problem)
+    base = os.path.basename(found.link)
+    by_number = {one.number: one for one in found.generations}
+    there = [
+        numbered.Generation(one.number, one.path, one.created, one.current, f"{base}-{one.number}-link")
+        for one in by_number.values()
+    ]
+    going = prune.superfluous(there, retention, _needed(host, found, entries), time.time())
+    without = found.generations and not any(one.current for one in found.generations)
+    note = "no generation is the current one, so all are kept" if without and not retention.keeps_everything else ""
+    goes = tuple(Generation(one.number, one.path, one.created, False) for one in going)
+    return PrunedProfile(str(found.profile), found.link, goes, len(there) - len(goes), note)
+
+
+def _links(host: Host, one: PrunedProfile) -> list[str]:
+    """The names under which the collector knows the generations that go."""
+    links = [f"{one.link}-{each.number}-link" for each in one.goes]
+    return [*links, *(host.path(link) for link in links)]
+
+
+def _prune(host: Host, found: Found, wanted: PrunedProfile, entries: tuple[HistoryEntry, ...]) -> PrunedProfile:
+    if found.problem:
+        return PrunedProfile(wanted.profile, found.link, note=found.problem)
+    needed = _needed(host, found, entries)
+    doomed = [
+        GenerationRef(one.number, one.path)
+        for one in wanted.goes
+        if numbered.Recorded(one.number, one.path) not in needed.generations
+    ]
+    gone = profiles.prune(host, found, doomed, needed.paths) if doomed else ()
+    goes = tuple(one for one in wanted.goes if GenerationRef(one.number, one.path) in gone)
+    stayed = len(wanted.goes) - len(goes)
+    note = f"{stayed} of them have become needed meanwhile, or were gone" if stayed else ""
+    return PrunedProfile(
+        wanted.profile, found.link, goes, len({one.number for one in found.generations}) - len(goes), note
+    )

@@ -1,0 +1,73 @@
+"""What deployments made on a host that was not there before: /nix/var/reconciler/created.
+
+    first line     reconciler-created 1
+    every other    the absolute path of a directory, or of a user's ~/.nix-profile, in the order of making
+
+`leave` takes these away again, directories where they are empty by then; `/nix` as a whole only where `/nix/store`
+stands here. A record that is missing (a host that was managed before there was one) means that nothing is known to be
+ours.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+from reconciler.core import fs
+from reconciler.core.agent.host import OWN_STATE, Host
+from reconciler.core.errors import FormatError
+
+_HEADER = "reconciler-created 1"
+RECORD = f"{OWN_STATE}/created"
+
+
+def read(host: Host) -> tuple[str, ...]:
+    """The paths that were made; none without a record. FormatError for another format."""
+    try:
+        with open(host.path(RECORD), encoding="utf-8", errors="surrogateescape", newline="\n") as file:
+            header, *lines = file.read().split("\n")
+    except FileNotFoundError:
+        return ()
+    if header != _HEADER:
+        raise FormatError(f"{RECORD} is of another version: {header[:60]!r}", "use the newer reconciler")
+    return tuple(line for line in lines if line.startswith("/"))
+
+
+def note(host: Host, paths: Iterable[str]) -> None:
+    """Write down, before they are made, that these were not there. Durable; nothing for none."""
+    wanted = list(paths)
+    known = read(host) if wanted else ()
+    new = [path for path in wanted if path not in known]
+    if new:
+        write(host, [*known, *new])
+
+
+def write(host: Host, paths: Iterable[str]) -> None:
+    fs.replace_file(host.path(RECORD), "\n".join([_HEADER, *paths, ""]).encode(errors="surrogateescape"))
+
+
+def recorded(host: Host) -> bool:
+    return os.path.exists(host.path(RECORD))
+
+
+def new_state(host: Host, missing: Iterable[str]) -> tuple[str, ...]:
+    """What a first deployment makes, given which of Nix's directories and ours were missing when it began.
+
+    One that was killed before it could write its record has left directories and nothing in them: they are its own.
+    """
+    found = list(missing)
+    if OWN_STATE in found:
+        return tuple(found)
+    skeleton = {"", "store", "var", "var/nix", "var/reconciler", "var/reconciler/lock"}
+    top = host.path("/nix")
+    if "/nix" not in found and all(name in skeleton or name.startswith("var/reconciler/.") for name in _below(top)):
+        found[:0] = ["/nix", "/nix/store"]
+    return tuple(found)
+
+
+def _below(top: str) -> Iterable[str]:
+    for directory, directories, files in os.walk(top):
+        below = os.path.relpath(directory, top)
+        yield "" if below == "." else below
+        for name in [*files, *(one for one in directories if os.path.islink(os.path.join(directory, one)))]:
+            yield os.path.normpath(os.path.join(below, name))
