@@ -23,4 +23,5 @@ def project_of(login: Login, output: Output) -> Project:
 def selection_of(choice: Choice, default: str = "all") -> Selection:
     """The selection; `default` where no --hosts was given."""
     # An empty --hosts is an empty pattern, which is refused: behind it stands a variable of a script that was not set.
-    return Selection(default if choice.hosts is None else choice.hosts, choice.limit, choice.system, choice.users)
+    hosts = default if choice.hosts is None else choice.hosts
+    return Selection(hosts, choice.limit, choice.system, choice.users, choice.profiles)

@@ -46,7 +46,7 @@ def command(*, deployment: str | None, host_name: str | None, most: int, as_json
     from reconciler.fleet.look import history
     from reconciler.fleet.select import Selection
 
-    selection = Selection(hosts, choice.limit, choice.system, choice.users)
+    selection = Selection(hosts, choice.limit, choice.system, choice.users, choice.profiles)
     found = history(project_of(login, output), selection, login.forks, most)
     if as_json:
         output.json(host_history_json(found))

@@ -55,7 +55,7 @@ def command(
 
     login, choice, consent = login_of(values), choice_of(values), Consent.parse(yes)
     output = Output()
-    chosen = choice.limit is not None or choice.system or choice.users is not None
+    chosen = choice.limit is not None or choice.system or choice.users is not None or choice.profiles is not None
     selection = selection_of(choice) if choice.hosts is not None or (chosen and deployment) else None
     request = rollback.RollbackRequest(selection, deployment, to, login.forks, message)
     project = project_of(login, output)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from reconciler.core.agent.action import Action
@@ -39,7 +39,7 @@ def about_deploy(plan: Plan, action: Action, pattern: str, protected: Collection
     if not changing or not action.switches:
         return NOTHING_TO_ASK
     text = f"Switch {_hosts(len(changing))}?"
-    strong = _strong_reasons(changing, pattern, protected)
+    strong = _strong_reasons([host.host for host in changing], pattern, protected)
     if strong:
         return Question(QuestionKind.NUMBER, len(changing), text, strong)
     reasons = _weak_reasons(changing)
@@ -55,8 +55,28 @@ def about_rollback(plan: Plan, undoes: str) -> Question:
     return Question(QuestionKind.YES, changing, what, ("a rollback",))
 
 
-def _strong_reasons(changing: tuple[HostPlan, ...], pattern: str, protected: Collection[str]) -> tuple[str, ...]:
-    guarded = [host.host for host in changing if host.host in protected]
+def about_leave(hosts: Sequence[str], pattern: str, protected: Collection[str]) -> Question:
+    """The question before hosts are left: always."""
+    if not hosts:
+        return NOTHING_TO_ASK
+    strong = _strong_reasons(hosts, pattern, protected)
+    kind = QuestionKind.NUMBER if strong else QuestionKind.YES
+    return Question(kind, len(hosts), f"Undo the management of {_hosts(len(hosts))}?", strong or ("leave",))
+
+
+def about_gc(hosts: Sequence[str], generations: int, pattern: str, protected: Collection[str]) -> Question:
+    """The question before generations and garbage are deleted: always, where anything goes."""
+    if not hosts:
+        return NOTHING_TO_ASK
+    strong = _strong_reasons(hosts, pattern, protected)
+    kind = QuestionKind.NUMBER if strong else QuestionKind.YES
+    what = f"{generations} generation{'' if generations == 1 else 's'} and what nothing keeps" if generations else ""
+    text = f"Delete {what or 'what nothing keeps'} on {_hosts(len(hosts))}?"
+    return Question(kind, len(hosts), text, strong or ("gc",))
+
+
+def _strong_reasons(changing: Sequence[str], pattern: str, protected: Collection[str]) -> tuple[str, ...]:
+    guarded = [host for host in changing if host in protected]
     found = []
     if len(changing) > MANY_HOSTS:
         found.append(f"{len(changing)} hosts change")
@@ -71,9 +91,12 @@ def _weak_reasons(changing: tuple[HostPlan, ...]) -> tuple[str, ...]:
     found = []
     if len(changing) > 1:
         found.append(f"{len(changing)} hosts change")
-    removed = [change.profile.label for host in changing for change in host.changes if change.orphaned]
+    adopted = sorted({profile.owner for host in changing for profile in host.adopts})
+    if adopted:
+        found.append(f"--adopt replaces what something else made: {', '.join(adopted)}")
+    removed = [change.profile.owner for host in changing for change in host.changes if change.orphaned]
     if removed:
-        found.append(f"user {', '.join(sorted(set(removed)))} left the inventory")
+        found.append(f"{', '.join(sorted(set(removed)))} left the inventory")
     return tuple(found)
 
 

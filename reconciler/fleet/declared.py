@@ -57,8 +57,7 @@ def located(error: ReconcilerError, profile: ProfileId, packages: Sequence[Decla
 
 
 def _told(file: str, profile: ProfileId, one: Declared, other: Declared) -> str:
-    owner = "the system" if profile.is_system else f"user {profile.user}"
-    return f"two packages of {owner} own {file}: {one.label} and {other.label} ({_places(one, other)})"
+    return f"two packages of {profile.owner} own {file}: {one.label} and {other.label} ({_places(one, other)})"
 
 
 def _places(one: Declared, other: Declared) -> str:

@@ -37,15 +37,16 @@ def doctor(project: Project, selection: Selection, forks: int | None, observer: 
     executor = Threads(project.forks(forks))
     observer.phase_begins(Phase.PROBE, names)
     try:
-        probe_all(sessions, [ObserveRequest(_users(project, name)) for name in names], executor)
+        probe_all(sessions, [_request(project, name) for name in names], executor)
         return tuple(judge(session) for session in sessions)
     finally:
         close_all(sessions, executor)
         observer.phase_ends(Phase.PROBE, "")
 
 
-def _users(project: Project, host: str) -> tuple[str, ...]:
-    return tuple(project.inventory.desired(host).users)
+def _request(project: Project, host: str) -> ObserveRequest:
+    desired = project.inventory.desired(host)
+    return ObserveRequest(tuple(desired.users), places=tuple(desired.places))
 
 
 def judge(session: Session) -> Fitness:

@@ -128,7 +128,7 @@ class Journal:
             value.pop("format")
             hosts = tuple(HostReport.from_json(host) for host in value.pop("hosts"))
             return JournalEntry(**value, hosts=hosts)
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise StoreError(f"{path}: not a journal entry: {error}", hint="move the file away") from None
 
 

@@ -50,7 +50,7 @@ def generations(project: Project, selection: Selection, forks: int | None) -> tu
         profiles = {ProfileId.parse(name): listed for name, listed in sorted(found.items())}
         return HostGenerations(session.host, {p: g for p, g in profiles.items() if selection.includes(p)})
 
-    return _each(project, selection, forks, read, lambda host, error: HostGenerations(host, {}, error))
+    return each_host(project, selection, forks, read, lambda host, error: HostGenerations(host, {}, error))
 
 
 def history(project: Project, selection: Selection, forks: int | None, limit: int) -> tuple[HostHistory, ...]:
@@ -60,16 +60,17 @@ def history(project: Project, selection: Selection, forks: int | None, limit: in
         entries = agent.history(HistoryRequest(limit)).entries
         return HostHistory(session.host, tuple(e for e in entries if selection.includes(ProfileId.parse(e.profile))))
 
-    return _each(project, selection, forks, read, lambda host, error: HostHistory(host, (), error))
+    return each_host(project, selection, forks, read, lambda host, error: HostHistory(host, (), error))
 
 
-def _each(
+def each_host(
     project: Project,
     selection: Selection,
     forks: int | None,
     read: Callable[[Session, AgentClient], T],
     failed: Callable[[str, ReconcilerError], T],
 ) -> tuple[T, ...]:
+    """What `read` says of each selected host, `failed` of one where it raises; every login is ended."""
     names = selection.names(project.inventory)
     sessions = [Session(name, project.inventory.connection(name), project.connect) for name in names]
     executor = Threads(project.forks(forks))

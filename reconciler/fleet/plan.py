@@ -73,6 +73,13 @@ class HostPlan:
         return self.observation is not None and not self.observation.managed
 
     @property
+    def adopts(self) -> tuple[ProfileId, ...]:
+        """The profiles that are replaced although something else made what is there."""
+        states = {state.profile: state for state in self.observation.profiles} if self.observation else {}
+        changing = (change.profile for change in self.changes)
+        return tuple(each for each in changing if str(each) in states and states[str(each)].foreign)
+
+    @property
     def removes(self) -> bool:
         return any(change.orphaned or not change.to for change in self.changes)
 
@@ -118,6 +125,7 @@ class Plan:
 def _alike(one: HostPlan, other: HostPlan) -> bool:
     return (
         one.first == other.first
+        and one.adopts == other.adopts
         and one.problems == other.problems
         and len(one.changes) == len(other.changes)
         and all(a.same_change(b) for a, b in zip(one.changes, other.changes, strict=True))
@@ -135,22 +143,40 @@ class Target:
 def plan_host(host: str, wanted: Mapping[ProfileId, Target], empty: Target | None, observed: Observation) -> HostPlan:
     """The plan for a host that was probed.
 
-    `wanted` has every profile that the inventory declares; `empty` is what a user's profile becomes that a deployment
-    of ours made and the inventory no longer names; None where such profiles are not to be touched.
+    `wanted` has every profile that the inventory declares; `empty` is what a profile other than the system's
+    becomes that a deployment of ours made and the inventory no longer names; None where such profiles are not to be
+    touched.
     """
     if observed.problems:
         error = ReconcilerError("; ".join(observed.problems), hint=f"reconciler doctor --hosts {host}")
         return HostPlan(host, State.FAILED, observed, error=error)
-    problems = {}
+    problems = _twice(wanted, observed)
     changes = []
     for profile, target, orphaned in _targets(wanted, empty, observed):
         state = observed.profile(str(profile))
+        if profile.label in problems:
+            continue
         if state is None or state.problem:
             problems[profile.label] = state.problem if state else "the probe did not report it"
         elif not _runs(profile, target, state, observed):
             changes.append(_change(profile, target, state, orphaned))
     state_of_host = State.PLANNED if changes else (State.FAILED if problems else State.UNCHANGED)
     return HostPlan(host, state_of_host, observed, tuple(changes), problems, undone=_undone(changes, observed))
+
+
+def _twice(wanted: Mapping[ProfileId, Target], observed: Observation) -> dict[str, str]:
+    """Profiles that the inventory declares under two names, and that are one on this host (`default`, and root's)."""
+    links: dict[str, list[ProfileId]] = {}
+    for profile in wanted:
+        state = observed.profile(str(profile))
+        if state is not None and not state.problem:
+            links.setdefault(state.link, []).append(profile)
+    same = [(link, profiles) for link, profiles in links.items() if len(profiles) > 1]
+    return {
+        profile.label: f"{' and '.join(each.owner for each in profiles)} are one profile on this host: {link}"
+        for link, profiles in same
+        for profile in profiles
+    }
 
 
 def _targets(

@@ -309,7 +309,9 @@ class Rollout:
             time.sleep(PROBE_PAUSE_SECONDS)
 
     def _question(self, run: HostRun) -> ObserveRequest:
-        return ObserveRequest(tuple(change.profile.user for change in run.changes if not change.profile.is_system))
+        profiles = [change.profile for change in run.changes]
+        users = tuple(profile.user for profile in profiles if profile.user)
+        return ObserveRequest(users, places=tuple(profile.place for profile in profiles if profile.place))
 
     def _judge(self, run: HostRun, found: Observation) -> Aftermath:
         return Aftermath.of(run.changes, self.facts.action, run.plan.observation, found)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from reconciler.core.errors import UsageError
@@ -14,12 +14,14 @@ from reconciler.inventory.names import did_you_mean
 
 @dataclass(frozen=True)
 class Selection:
-    """`hosts` and `limit` are patterns of hosts; neither `system` nor `users` means every profile."""
+    """`hosts` and `limit` are patterns of hosts; none of `system`, `users` and `profiles` means every profile.
+    `profiles` are patterns of `default` and of paths."""
 
     hosts: str
     limit: str | None = None
     system: bool = False
     users: str | None = None
+    profiles: str | None = None
 
     def names(self, inventory: Inventory) -> tuple[str, ...]:
         """The hosts meant, in the inventory's order; UsageError for a part that matches nothing."""
@@ -35,30 +37,36 @@ class Selection:
             )
         return limited
 
-    def require_users(self, inventory: Inventory, hosts: Sequence[str]) -> None:
-        """UsageError for a part of `users` that names no user whom the inventory declares on these hosts."""
-        if self.users is None:
-            return
-        known = sorted({user for host in hosts for user in inventory.desired(host).users})
-        parts = [part.strip() for part in self.users.split(",") if part.strip()]
-        if not parts:
-            raise UsageError("--users is empty", hint="leave it out for all of them")
-        for part in parts:
-            if not fnmatch.filter(known, part):
-                listed = ", ".join(known[:10]) + (", …" if len(known) > 10 else "")
-                hint = did_you_mean(part, known) or (f"there are: {listed}" if known else "they have no users declared")
-                raise UsageError(f"--users '{part}' matches no user of these hosts", hint=hint)
+    def require_declared(self, inventory: Inventory, hosts: Sequence[str]) -> None:
+        """UsageError for a part of `users` or `profiles` that names nothing which the inventory declares on these
+        hosts."""
+        desired = [inventory.desired(host) for host in hosts]
+        _require("user", self.users, {user for each in desired for user in each.users})
+        _require("profile", self.profiles, {place for each in desired for place in each.places})
 
     @property
     def everything(self) -> bool:
         """Whether every profile of a host is meant."""
-        return not self.system and self.users is None
+        return not self.system and self.users is None and self.profiles is None
 
     def includes(self, profile: ProfileId) -> bool:
         if self.everything:
             return True
         if profile.is_system:
             return self.system
-        return self.users is not None and any(
-            fnmatch.fnmatchcase(profile.user, part.strip()) for part in self.users.split(",")
-        )
+        name, patterns = (profile.user, self.users) if profile.user else (profile.place, self.profiles)
+        return patterns is not None and any(fnmatch.fnmatchcase(name, part.strip()) for part in patterns.split(","))
+
+
+def _require(kind: str, patterns: str | None, names: Collection[str]) -> None:
+    if patterns is None:
+        return
+    known = sorted(names)
+    parts = [part.strip() for part in patterns.split(",") if part.strip()]
+    if not parts:
+        raise UsageError(f"--{kind}s is empty", hint="leave it out for all of them")
+    for part in parts:
+        if not fnmatch.filter(known, part):
+            listed = ", ".join(known[:10]) + (", …" if len(known) > 10 else "")
+            hint = did_you_mean(part, known) or (f"there are: {listed}" if known else f"they have no {kind}s declared")
+            raise UsageError(f"--{kind}s '{part}' matches no {kind} of these hosts", hint=hint)

@@ -76,7 +76,7 @@ class StatusReport:
 def status(project: Project, selection: Selection, forks: int | None, observer: Observer) -> StatusReport:
     """Probe the selected hosts and compare; nothing is changed."""
     started = time.monotonic()
-    with prepare(project, DeployRequest(selection, forks=forks), observer) as prepared:
+    with prepare(project, DeployRequest(selection, forks=forks, adopt=True), observer) as prepared:
         hosts = tuple(judge(plan) for plan in prepared.plan.hosts)
     return StatusReport(hosts, time.monotonic() - started)
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from reconciler.core.profile.names import ProfileId
+from reconciler.core.profile.prune import Retention
 
 
 @dataclass(frozen=True, order=True)
@@ -50,19 +51,25 @@ class ProfileSpec:
 
 @dataclass(frozen=True)
 class DesiredState:
-    """What one host shall hold. `system` is None where the inventory leaves the host's system alone."""
+    """What one host shall hold. `system` is None where the inventory leaves the host's system alone; `places` are the
+    profiles called `default`, and those at a path. `keep`: how many generations of each, None where nothing is said; `build_on`: `controller`,
+    `target` or a host, empty where nothing is said."""
 
     host: str
     architecture: str
     system: ProfileSpec | None
     users: Mapping[str, ProfileSpec] = field(default_factory=dict)
+    places: Mapping[str, ProfileSpec] = field(default_factory=dict)
+    keep: Retention | None = None
+    build_on: str = ""
 
     @property
     def profiles(self) -> Mapping[ProfileId, ProfileSpec]:
-        """The system's profile first, then the users' by name."""
+        """The system's profile first, then those at places, then the users' by name."""
         found: dict[ProfileId, ProfileSpec] = {}
         if self.system is not None:
             found[ProfileId.SYSTEM] = self.system
+        found |= {ProfileId(place=name): self.places[name] for name in sorted(self.places)}
         return found | {ProfileId(name): self.users[name] for name in sorted(self.users)}
 
 

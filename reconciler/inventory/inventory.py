@@ -18,8 +18,10 @@ from reconciler.inventory.faults import FaultLog, InputError
 from reconciler.inventory.git import Revision, revision_of
 from reconciler.inventory.graph import Drafts, Group, Host, hosts_of
 from reconciler.inventory.layers import Layers
-from reconciler.inventory.merge import SYSTEM, Dropped, Merged
+from reconciler.inventory.merge import PLACE, SYSTEM, Dropped, Merged, profile_id
+from reconciler.inventory.names import did_you_mean
 from reconciler.inventory.patterns import Selector
+from reconciler.inventory.schema import BUILD_PLACES
 from reconciler.inventory.sources import read_source, source_files
 from reconciler.inventory.templates import Variables
 from reconciler.inventory.varfiles import VariableFiles
@@ -44,6 +46,7 @@ def load(path: Path) -> Inventory:
     found = {name: _facts(name, variables.of(name), log) for name in hosts}
     layers = Layers(groups, hosts, variables, log)
     merged = {name: layers.merged(name, log) for name in hosts}
+    _check_builders(merged, log)
     log.check()
     return Inventory(path, Path(directory or "."), groups, hosts, variables, merged, found)
 
@@ -80,7 +83,10 @@ class Inventory:
         merged = self._merged[host]
         profiles = {user: ProfileSpec(packages) for user, packages in merged.packages.items()}
         system = profiles.pop(SYSTEM, None)
-        return DesiredState(host, merged.architecture, system, profiles)
+        places = {profile_id(key).place: profiles.pop(key) for key in list(profiles) if key.startswith(PLACE)}
+        keep = merged.keep.retention if merged.keep is not None else None
+        build_on = merged.build_on.text if merged.build_on is not None else ""
+        return DesiredState(host, merged.architecture, system, profiles, places, keep, build_on)
 
     def dropped(self, host: str) -> tuple[Dropped, ...]:
         """The entries that reach a host from farther away and that `drop` takes from it."""
@@ -118,6 +124,15 @@ class Inventory:
     @functools.cached_property
     def _selector(self) -> Selector:
         return Selector(self.hosts, self.groups)
+
+
+def _check_builders(merged: Mapping[str, Merged], log: FaultLog) -> None:
+    """`build_on` names a host, or one of the two places that are called otherwise; each place that does not, once."""
+    said = {each.build_on for each in merged.values() if each.build_on is not None}
+    for origin in sorted(said, key=lambda origin: origin.position):
+        if origin.text not in (*BUILD_PLACES, *merged):
+            hint = did_you_mean(origin.text, [*BUILD_PLACES, *merged]) or f"{' or '.join(BUILD_PLACES)}, or a host"
+            log.add(InputError(origin.position, f"build_on: no host is called '{origin.text}'", hint))
 
 
 def _sources(given: str, log: FaultLog) -> list[str]:

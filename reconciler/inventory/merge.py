@@ -13,6 +13,8 @@ from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import TypeVar
 
+from reconciler.core.profile.names import ProfileId
+from reconciler.core.profile.prune import Retention
 from reconciler.inventory.desired import Origin, PackageEntry
 from reconciler.inventory.faults import FaultLog, InputError, short_places
 from reconciler.inventory.names import did_you_mean
@@ -23,8 +25,11 @@ from reconciler.inventory.schema import (
     ProfileBlock,
     Wanted,
     architecture_name,
+    build_place,
     dropped_name,
+    keep_number,
     package_name,
+    place_name,
     priority_number,
     read_wanted,
     user_name,
@@ -33,7 +38,9 @@ from reconciler.inventory.templates import is_template
 from reconciler.inventory.yaml import Node, Scalar
 from reconciler.inventory.yaml import Sequence as SequenceNode
 
-SYSTEM = ""  # the system's key among users' names
+# Profiles are keyed by their user's name; the system's by nothing, one at a place by what no user can be called.
+SYSTEM = ""
+PLACE = "profiles:"
 CONFLICT_HINT = "say it in a nearer group or host, or set ansible_group_priority"
 CONFLICT_TAIL = "      on {}"
 
@@ -44,7 +51,8 @@ Tree = Callable[[Node], Node]
 
 @dataclass(frozen=True)
 class Drop:
-    """A name that a block drops, from the profile of `user`; a whole user where `name` is empty."""
+    """A name that a block drops, from the profile of `user` (a key as SYSTEM and PLACE say); the whole profile where
+    `name` is empty."""
 
     user: str
     name: str
@@ -61,6 +69,14 @@ class Dropped:
 
 
 @dataclass(frozen=True)
+class Kept:
+    """What one `keep` says, whole, and where."""
+
+    retention: Retention
+    origin: Origin
+
+
+@dataclass(frozen=True)
 class Resolved:
     """A block as one host reads it: templates rendered, names known. `packages` has the profiles that it lists."""
 
@@ -68,6 +84,8 @@ class Resolved:
     users: Mapping[str, Origin] = field(default_factory=dict)
     drops: tuple[Drop, ...] = ()
     architecture: Origin | None = None
+    keep: Kept | None = None
+    build_on: Origin | None = None
 
 
 @dataclass(frozen=True)
@@ -78,6 +96,8 @@ class Merged:
     packages: Mapping[str, Mapping[str, PackageEntry]]
     dropped: tuple[Dropped, ...]
     faults: tuple[tuple[InputError, bool], ...]  # and whether the hosts go onto the message's last line
+    keep: Kept | None = None
+    build_on: Origin | None = None
 
 
 def resolve_fixed(block: Block, log: FaultLog) -> Resolved:
@@ -107,11 +127,18 @@ class _Resolver:
             for name in self._each(user_name, key):
                 self._users.setdefault(name, self._origin(key, name))
                 self._profile(name, profile)
+        for key, profile in self._block.profiles:
+            for name in self._each(place_name, key):
+                self._users.setdefault(PLACE + name, self._origin(key, name))
+                self._profile(PLACE + name, profile)
         for key in self._block.drop_users:
             for name in self._each(user_name, key):
                 self._drops.append(Drop(name, "", self._origin(key, name)))
+        for key in self._block.drop_profiles:
+            for name in self._each(place_name, key):
+                self._drops.append(Drop(PLACE + name, "", self._origin(key, name)))
         packages = {user: tuple(entries) for user, entries in self._packages.items()}
-        return Resolved(packages, self._users, tuple(self._drops), self._architecture())
+        return Resolved(packages, self._users, tuple(self._drops), self._architecture(), self._keep(), self._build_on())
 
     def _profile(self, user: str, block: ProfileBlock) -> None:
         if block.packages is not None:
@@ -159,6 +186,23 @@ class _Resolver:
         named = [] if scalar is None else self._each(architecture_name, scalar)
         return None if scalar is None or not named else self._origin(scalar, named[0])
 
+    def _build_on(self) -> Origin | None:
+        scalar = self._block.build_on
+        named = [] if scalar is None else self._each(build_place, scalar)
+        return None if scalar is None or not named else self._origin(scalar, named[0])
+
+    def _keep(self) -> Kept | None:
+        block = self._block.keep
+        if block is None:
+            return None
+        generations = [] if block.generations is None else self._each(keep_number, block.generations)
+        days = [] if block.days is None else self._each(keep_number, block.days)
+        if len(generations) + len(days) < len(block.scalars):
+            return None
+        retention = Retention(next(iter(generations), None), next(iter(days), None))
+        text = ", ".join([*(f"generations: {n}" for n in generations), *(f"days: {n}" for n in days)])
+        return Kept(retention, self._origin(block.scalars[0], text))
+
     def _origin(self, scalar: Scalar, text: str) -> Origin:
         return Origin(scalar.position, self._block.scope, text)
 
@@ -178,9 +222,12 @@ class _Merger:
         self._users: dict[str, Origin] = {}
         self._dropped: list[Dropped] = []
         self._faults: list[tuple[InputError, bool]] = []
+        self._keep: Kept | None = None
+        self._build_on: Origin | None = None
 
     def merged(self) -> Merged:
-        return Merged(self._architecture, self._packages, tuple(self._dropped), tuple(self._faults))
+        dropped, faults = tuple(self._dropped), tuple(self._faults)
+        return Merged(self._architecture, self._packages, dropped, faults, self._keep, self._build_on)
 
     def add(self, layer: Sequence[Resolved]) -> None:
         declared = _by_name(layer)
@@ -198,6 +245,8 @@ class _Merger:
         for (user, name), same in declared.items():
             self._put(user, name, same)
         self._set_architecture(sorted((b.architecture for b in layer if b.architecture), key=lambda o: o.position))
+        self._set_keep(sorted((b.keep for b in layer if b.keep), key=lambda kept: kept.origin.position))
+        self._set_build_on(sorted((b.build_on for b in layer if b.build_on), key=lambda o: o.position))
 
     def _drop_package(self, drop: Drop, declared: Mapping[tuple[str, str], list[PackageEntry]]) -> None:
         held = self._packages.get(drop.user, {})
@@ -214,15 +263,18 @@ class _Merger:
         if drop.user in declared:
             self._contradiction(drop, declared[drop.user])
         elif drop.user not in self._users:
-            text = f"nothing to drop: no user '{drop.user}' comes from farther away"
-            self._faults.append((InputError(drop.origin.position, text, did_you_mean(drop.user, self._users)), False))
+            kind, name = _kind_and_name(drop.user)
+            text = f"nothing to drop: no {kind} '{name}' comes from farther away"
+            others = [other for which, other in map(_kind_and_name, self._users) if which == kind]
+            self._faults.append((InputError(drop.origin.position, text, did_you_mean(name, others)), False))
         else:
             del self._users[drop.user]
             for entry in self._packages.pop(drop.user, {}).values():
                 self._dropped.append(Dropped(entry, drop.user, drop.origin))
 
     def _contradiction(self, drop: Drop, declared: Origin) -> None:
-        what = f"'{drop.name}'{_of(drop.user)}" if drop.name else f"user '{drop.user}'"
+        kind, name = _kind_and_name(drop.user)
+        what = f"'{drop.name}'{_of(drop.user)}" if drop.name else f"{kind} '{name}'"
         lines = _table([(drop.origin, "drop"), (declared, declared.text)])
         text = f"{what} is dropped and declared at the same distance\n{lines}"
         self._faults.append((InputError(drop.origin.position, text, _way_out([drop.origin, declared])), True))
@@ -244,6 +296,19 @@ class _Merger:
             self._faults.append((_declared_twice("'system'", [(origin, origin.text) for origin in said]), True))
         if said:
             self._architecture = said[0].text
+
+    def _set_build_on(self, said: Sequence[Origin]) -> None:
+        if len({origin.text for origin in said}) > 1:
+            self._faults.append((_declared_twice("'build_on'", [(origin, origin.text) for origin in said]), True))
+        if said:
+            self._build_on = said[0]
+
+    def _set_keep(self, said: Sequence[Kept]) -> None:
+        if len({kept.retention for kept in said}) > 1:
+            origins = [(kept.origin, kept.origin.text) for kept in said]
+            self._faults.append((_declared_twice("'keep'", origins), True))
+        if said:
+            self._keep = said[0]
 
 
 def _by_name(layer: Sequence[Resolved]) -> dict[tuple[str, str], list[PackageEntry]]:
@@ -268,7 +333,17 @@ def _drops(layer: Sequence[Resolved]) -> list[Drop]:
 
 
 def _of(user: str) -> str:
-    return f" of user {user}" if user else ""
+    return " of {} {}".format(*_kind_and_name(user)) if user else ""
+
+
+def _kind_and_name(user: str) -> tuple[str, str]:
+    """`user` or `profile`, and the name that it has in the inventory."""
+    return ("profile", user.removeprefix(PLACE)) if user.startswith(PLACE) else ("user", user)
+
+
+def profile_id(user: str) -> ProfileId:
+    """The profile that a key of the merge rule stands for."""
+    return ProfileId(place=user.removeprefix(PLACE)) if user.startswith(PLACE) else ProfileId(user)
 
 
 def _described(entries: Sequence[PackageEntry]) -> list[tuple[Origin, str]]:

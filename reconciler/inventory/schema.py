@@ -3,10 +3,15 @@
 desired:
   system: ARCHITECTURE
   packages: [PACKAGE, ...]            or one template that evaluates to such a list
-  drop: {packages: [NAME, ...], users: [NAME, ...]}
+  keep: {generations: N, days: N}
+  build_on: PLACE_OF_BUILDS           controller, target, or a host of the inventory
+  drop: {packages: [NAME, ...], users: [NAME, ...], profiles: [PLACE, ...]}
   users:
     NAME: {packages: [PACKAGE, ...], drop: {packages: [NAME, ...]}}
+  profiles:
+    PLACE: {packages: [PACKAGE, ...], drop: {packages: [NAME, ...]}}
 
+PLACE      `default`, or the absolute path of a profile
 PACKAGE    NAME, NAME@VERSION, SET:NAME, SET:NAME@VERSION, a /nix/store/... path, or {one of these: {priority: N}}
 """
 
@@ -18,12 +23,15 @@ from dataclasses import dataclass
 
 from reconciler.core.errors import FormatError
 from reconciler.core.nix.store_path import STORE_DIR, StorePath, parse_drv_name
+from reconciler.core.profile.names import DEFAULT, place_problem
 from reconciler.inventory.faults import FaultLog, InputError
 from reconciler.inventory.names import did_you_mean, nearest
 from reconciler.inventory.templates import is_template
 from reconciler.inventory.yaml import Mapping, Node, Scalar, Sequence, fail
 
-SYSTEM_KEYS = ("packages", "users", "drop", "system")
+SYSTEM_KEYS = ("packages", "users", "profiles", "drop", "system", "keep", "build_on")
+BUILD_PLACES = ("controller", "target")
+KEEP_KEYS = ("generations", "days")
 USER_KEYS = ("packages", "drop")
 ARCHITECTURES = (
     "x86_64-linux",
@@ -45,6 +53,10 @@ _REFERENCE = re.compile(
 _NAME = re.compile(r"[A-Za-z0-9_+?=][A-Za-z0-9_+?=.-]*")
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@-]*\$?")
 _WHOLE_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)")
+# What nixpkgs calls the outputs of a package beside its first.
+_OUTPUTS = {"bin", "dev", "devdoc", "debug", "dist", "doc", "info", "lib", "man", "static", "terminfo", "tools"}
+KEEP_HINT = "keep: {generations: 5, days: 30}, or one of the two"
+MOST_KEPT = 1_000_000
 _REFERENCE_HINT = "a package is name, name@version, set:name or a /nix/store/... path"
 
 
@@ -73,6 +85,18 @@ class ProfileBlock:
 
 
 @dataclass(frozen=True)
+class KeepBlock:
+    """What `keep` says, in words; at least one of the two is there."""
+
+    generations: Scalar | None = None
+    days: Scalar | None = None
+
+    @property
+    def scalars(self) -> tuple[Scalar, ...]:
+        return tuple(scalar for scalar in (self.generations, self.days) if scalar is not None)
+
+
+@dataclass(frozen=True)
 class Block:
     """One `desired`. `scope` names the place: `group web`, `host web01`."""
 
@@ -81,6 +105,10 @@ class Block:
     architecture: Scalar | None = None
     users: tuple[tuple[Scalar, ProfileBlock], ...] = ()
     drop_users: tuple[Scalar, ...] = ()
+    profiles: tuple[tuple[Scalar, ProfileBlock], ...] = ()
+    drop_profiles: tuple[Scalar, ...] = ()
+    keep: KeepBlock | None = None
+    build_on: Scalar | None = None
 
     @property
     def templated(self) -> bool:
@@ -92,28 +120,31 @@ class Block:
         yield from self.system.scalars
         if self.architecture is not None:
             yield self.architecture
-        for name, profile in self.users:
+        for name, profile in (*self.users, *self.profiles):
             yield name
             yield from profile.scalars
         yield from self.drop_users
+        yield from self.drop_profiles
+        yield from self.keep.scalars if self.keep is not None else ()
+        if self.build_on is not None:
+            yield self.build_on
 
 
 def parse_block(node: Node, scope: str, log: FaultLog) -> Block:
     """The block that a `desired` holds; what is at fault in it is logged and left out."""
     reader = _Reader(scope, log)
     keys = reader.keys(node, "desired", SYSTEM_KEYS)
-    drop = reader.keys(keys.get("drop"), "desired.drop", ("packages", "users"))
-    users = []
-    for name, value in reader.entries(keys.get("users"), "desired.users"):
-        own = reader.keys(value, f"desired.users.{name.text}", USER_KEYS)
-        dropped = reader.keys(own.get("drop"), f"desired.users.{name.text}.drop", ("packages",))
-        users.append((name, ProfileBlock(reader.packages(own), reader.names(dropped.get("packages")))))
+    drop = reader.keys(keys.get("drop"), "desired.drop", ("packages", "users", "profiles"))
     return Block(
         scope,
         ProfileBlock(reader.packages(keys), reader.names(drop.get("packages"))),
         reader.scalar(keys.get("system"), "system"),
-        tuple(users),
+        reader.profiles(keys.get("users"), "desired.users"),
         reader.names(drop.get("users")),
+        reader.profiles(keys.get("profiles"), "desired.profiles"),
+        reader.names(drop.get("profiles")),
+        reader.keep(keys.get("keep")),
+        reader.scalar(keys.get("build_on"), "build_on"),
     )
 
 
@@ -144,10 +175,30 @@ class _Reader:
                 )
         return found
 
+    def profiles(self, node: Node | None, path: str) -> tuple[tuple[Scalar, ProfileBlock], ...]:
+        """Profiles by name: those of users, or of places."""
+        found = []
+        for name, value in self.entries(node, path):
+            own = self.keys(value, f"{path}.{name.text}", USER_KEYS)
+            dropped = self.keys(own.get("drop"), f"{path}.{name.text}.drop", ("packages",))
+            found.append((name, ProfileBlock(self.packages(own), self.names(dropped.get("packages")))))
+        return tuple(found)
+
     def scalar(self, node: Node | None, what: str) -> Scalar | None:
         if node is None or isinstance(node, Scalar):
             return node
         self._log.add(InputError(node.position, f"{what} is not one word"))
+        return None
+
+    def keep(self, node: Node | None) -> KeepBlock | None:
+        if node is None:
+            return None
+        said = self.keys(node, "desired.keep", KEEP_KEYS)
+        block = KeepBlock(self.scalar(said.get("generations"), "generations"), self.scalar(said.get("days"), "days"))
+        if block.scalars:
+            return block
+        if not said and (_is_empty(node) or (isinstance(node, Mapping) and not node.entries)):
+            self._log.add(InputError(node.position, f"keep of {self._scope} says nothing", KEEP_HINT))
         return None
 
     def packages(self, keys: dict[str, Node]) -> tuple[Wanted, ...] | Scalar | None:
@@ -204,10 +255,11 @@ def read_wanted(item: Node) -> Wanted:
 
 
 def package_name(reference: str, where: Scalar) -> str:
-    """The name by which a reference is merged: what stands before '@', without its set; a store path's own name."""
+    """The name by which a reference is merged: what stands before '@', without its set; of a store path see
+    `store_path_name`."""
     if reference.startswith(STORE_DIR):
         try:
-            return parse_drv_name(StorePath.parse(reference).name)[0]
+            return store_path_name(StorePath.parse(reference))
         except FormatError as error:
             fail(where.position, error.message)
     match = _REFERENCE.fullmatch(reference)
@@ -216,10 +268,24 @@ def package_name(reference: str, where: Scalar) -> str:
     return match["name"]
 
 
+def store_path_name(path: StorePath) -> str:
+    """The name by which a store path is merged: its own without the version; `git-man` for the output of that name."""
+    name, version = parse_drv_name(path.name)
+    output = version.rpartition("-")[2]
+    return f"{name}-{output}" if output in _OUTPUTS and output != version else name
+
+
 def priority_number(text: str, where: Scalar) -> int:
     """A priority: lower wins, as in Nix."""
     if _WHOLE_NUMBER.fullmatch(text) is None:
         fail(where.position, f"priority '{text}' is not a whole number")
+    return int(text)
+
+
+def keep_number(text: str, where: Scalar) -> int:
+    """How many generations, or days: at least 1."""
+    if not (text.isascii() and text.isdecimal() and 1 <= int(text) <= MOST_KEPT):
+        fail(where.position, f"keep: '{text}' is not a number from 1 to {MOST_KEPT}", KEEP_HINT)
     return int(text)
 
 
@@ -238,11 +304,27 @@ def user_name(text: str, where: Scalar) -> str:
     return text
 
 
+def place_name(text: str, where: Scalar) -> str:
+    """`default`, or the absolute path of a profile."""
+    problem = place_problem(text)
+    if problem:
+        hint = f"write '{DEFAULT}'" if text.endswith(f"/profiles/{DEFAULT}") else None
+        fail(where.position, f"{text!r} cannot name a profile: {problem}", hint)
+    return text
+
+
 def architecture_name(text: str, where: Scalar) -> str:
     """A system as Nix names it."""
     if text not in ARCHITECTURES:
         hint = did_you_mean(text, ARCHITECTURES) or f"one of {', '.join(ARCHITECTURES)}"
         fail(where.position, f"'{text}' is not a system", hint)
+    return text
+
+
+def build_place(text: str, where: Scalar) -> str:
+    """Where packages are built: one word. Whether a host is called so is asked when all hosts are known."""
+    if not text or any(character.isspace() for character in text):
+        fail(where.position, f"build_on: {text!r} is not a place", "build_on: controller, target, or a host's name")
     return text
 
 

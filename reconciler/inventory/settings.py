@@ -4,6 +4,10 @@ reconciler.yml, at the project's root, all optional:
 
 requires: ">=1.0,<2"     the versions of this program that may be used: == != >= <= > <, by commas
 forks: N                 hosts worked on at once
+sets: [SET, ...]         where packages come from, and in which order (sets.py)
+caches: [CACHE, ...]     binary caches that are asked before anything is built (sets.py)
+builds: {memory: 8G, processes: N, time: 2h, log: 64M}    what one build may use, wherever it is made
+keep: {generations: N, days: N}    what `gc` keeps of each profile, where the inventory says nothing
 """
 
 from __future__ import annotations
@@ -17,9 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from reconciler import __version__
+from reconciler.core.build.events import BuildLimits
 from reconciler.core.errors import UsageError
+from reconciler.core.profile.prune import Retention
 from reconciler.inventory.faults import FaultLog, InputError
 from reconciler.inventory.names import nearest
+from reconciler.inventory.schema import KEEP_HINT, KEEP_KEYS, MOST_KEPT
+from reconciler.inventory.sets import DEFAULT_SETS, CacheSpec, SetSpec, read_caches, read_sets
 from reconciler.inventory.yaml import Entry, Node, Scalar, fail, load
 from reconciler.inventory.yaml import Mapping as MappingNode
 
@@ -29,7 +37,14 @@ VARIABLE = "RECONCILER_INVENTORY"
 DEFAULT_FORKS = 20
 MAX_FORKS = 1000
 
-_KEYS = ("requires", "forks")
+EVERYTHING = Retention()
+NO_OTHER_LIMITS = BuildLimits()
+BUILDS_KEYS = ("memory", "processes", "time", "log")
+BUILDS_HINT = "builds: {memory: 8G, processes: 8192, time: 6h, log: 64M}, or some of them"
+_KEYS = ("requires", "forks", "sets", "caches", "keep", "builds")
+_SIZE = re.compile(r"([1-9][0-9]{0,11})([KMGT]?)")
+_TIME = re.compile(r"([1-9][0-9]{0,8})(s|m|h|d)")
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _CONDITION = re.compile(r"(?P<sign>==|!=|>=|<=|>|<)\s*(?P<version>[0-9]+(?:\.[0-9]+)*)")
 _SIGNS: Mapping[str, Callable[[Any, Any], bool]] = {
     "==": operator.eq,
@@ -47,6 +62,10 @@ class Settings:
 
     requires: str | None = None
     forks: int = DEFAULT_FORKS
+    sets: tuple[SetSpec, ...] = DEFAULT_SETS
+    caches: tuple[CacheSpec, ...] = ()
+    keep: Retention = EVERYTHING
+    builds: BuildLimits = NO_OTHER_LIMITS
 
     def check_version(self, version: str) -> None:
         """UsageError when the project asks for another version of this program than `version`."""
@@ -138,6 +157,10 @@ def _settings(node: Node, log: FaultLog) -> Settings:
     return Settings(
         requires=_requires(entries["requires"].value, log) if "requires" in entries else None,
         forks=_number(entries["forks"], 1, MAX_FORKS, log) or settings.forks if "forks" in entries else settings.forks,
+        sets=read_sets(entries["sets"].value, log) if "sets" in entries else settings.sets,
+        caches=read_caches(entries["caches"].value, log) if "caches" in entries else settings.caches,
+        keep=_keep(entries["keep"].value, log) if "keep" in entries else settings.keep,
+        builds=_builds(entries["builds"].value, log) if "builds" in entries else settings.builds,
     )
 
 
@@ -152,6 +175,42 @@ def _entries(node: Node, known: tuple[str, ...], where: str, log: FaultLog) -> d
             advice = f"did you mean '{meant}'?" if meant else f"known keys: {', '.join(sorted(known))}"
             log.add(InputError(entry.key.position, f"unknown key '{name}' in {where}; {advice}"))
     return {name: entry for name, entry in node.entries.items() if name in known}
+
+
+def _keep(node: Node, log: FaultLog) -> Retention:
+    entries = _entries(node, KEEP_KEYS, "keep", log)
+    if not isinstance(node, MappingNode) or not node.entries:
+        log.add(InputError(node.position, "keep says nothing", KEEP_HINT))
+    numbers = {name: _number(entry, 1, MOST_KEPT, log) for name, entry in entries.items()}
+    return Retention(numbers.get("generations"), numbers.get("days"))
+
+
+def _builds(node: Node, log: FaultLog) -> BuildLimits:
+    entries = _entries(node, BUILDS_KEYS, "builds", log)
+    found: dict[str, Any] = {}
+    for name, entry in entries.items():
+        with log.catching():
+            if name == "processes":
+                found["max_processes"] = _number(entry, 10, 1_000_000, log) or NO_OTHER_LIMITS.max_processes
+            elif name == "time":
+                found["timeout"] = float(_seconds(entry.value))
+            else:
+                found[f"max_{name}"] = _bytes(entry.value)
+    return BuildLimits(**found)
+
+
+def _bytes(node: Node) -> int:
+    match = _SIZE.fullmatch(node.text) if isinstance(node, Scalar) else None
+    if match is None:
+        fail(node.position, "a size is a number with K, M, G or T behind it", BUILDS_HINT)
+    return int(match[1]) << 10 * " KMGT".index(match[2] or " ")
+
+
+def _seconds(node: Node) -> int:
+    match = _TIME.fullmatch(node.text) if isinstance(node, Scalar) else None
+    if match is None:
+        fail(node.position, "a time is a number with s, m, h or d behind it", BUILDS_HINT)
+    return int(match[1]) * _SECONDS[match[2]]
 
 
 def _requires(node: Node, log: FaultLog) -> str | None:

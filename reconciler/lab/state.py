@@ -43,7 +43,7 @@ def write(path: Path, kind: str, content: dict[str, Any], mode: int = 0o600) -> 
 
 def read(path: Path, kind: str) -> dict[str, Any]:
     """The content of a file of ours; FormatError when it is another's or newer than this program."""
-    head, _, body = path.read_text(encoding="utf-8").partition("\n")
+    head, _, body = path.read_text(encoding="utf-8", errors="replace").partition("\n")
     if head != f"{kind} {_VERSION}":
         raise FormatError(
             f"{path}: opens with {head[:60]!r}, this program reads '{kind} {_VERSION}'",
@@ -51,7 +51,7 @@ def read(path: Path, kind: str) -> dict[str, Any]:
         )
     try:
         content = json.loads(body)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise FormatError(f"{path}: not JSON after its first line: {error}") from error
     if not isinstance(content, dict):
         raise FormatError(f"{path}: not a JSON object after its first line")

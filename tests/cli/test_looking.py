@@ -9,6 +9,7 @@ import pytest
 
 from reconciler.cli.main import run
 from reconciler.cli.render.why import Reason, why_text
+from reconciler.core.profile.names import ProfileId
 from reconciler.inventory.desired import Origin, Position
 
 HOSTS = """\
@@ -150,7 +151,7 @@ def test_an_entry_that_replaced_several_names_each_once_nearest_first() -> None:
     middle = Origin(Position("app.yml", 3, 5), "group app", "orders@5.1", (far,))
     near = Origin(Position("canary.yml", 3, 5), "group app_canary", "orders@5.2", (middle, far))
     assert why_text(
-        [Reason("orders", "", near, "5.2.3", "/nix/store/7p3" + "0" * 29 + "-orders-5.2.3")]
+        [Reason("orders", ProfileId.SYSTEM, near, "5.2.3", "/nix/store/7p3" + "0" * 29 + "-orders-5.2.3")]
     ).splitlines() == [
         "orders 5.2.3   /nix/store/7p3…-orders-5.2.3    in packages, on PATH",
         "  from     canary.yml:3    orders@5.2    group app_canary",

@@ -4,7 +4,7 @@ import pytest
 
 from reconciler.core.agent.action import Action
 from reconciler.core.profile.names import ProfileId
-from reconciler.fleet.ask import QuestionKind, about_deploy, about_rollback
+from reconciler.fleet.ask import QuestionKind, about_deploy, about_leave, about_rollback
 from reconciler.fleet.outcomes import State
 from reconciler.fleet.plan import HostPlan, Plan, ProfileChangePlan
 
@@ -44,6 +44,22 @@ def test_one_host_is_asked_about_when_a_user_is_emptied() -> None:
 @pytest.mark.parametrize("action", [Action.STAGE, Action.BUILD])
 def test_nothing_is_asked_where_nothing_switches(action: Action) -> None:
     assert about_deploy(plan(30), action, "all", ()).kind is QuestionKind.NONE
+
+
+@pytest.mark.parametrize(
+    ("hosts", "pattern", "protected", "kind"),
+    [
+        ([], "all", (), QuestionKind.NONE),
+        (["web01"], "web01", (), QuestionKind.YES),
+        (["web01"], "all", (), QuestionKind.NUMBER),
+        (["web01", "db01"], "web01,db01", ("db01",), QuestionKind.NUMBER),
+    ],
+)
+def test_leaving_is_always_asked_about(
+    hosts: list[str], pattern: str, protected: tuple[str, ...], kind: QuestionKind
+) -> None:
+    question = about_leave(hosts, pattern, protected)
+    assert (question.kind, question.number) == (kind, len(hosts))
 
 
 def test_a_rollback_is_always_asked_about_and_never_by_number() -> None:

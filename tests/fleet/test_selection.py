@@ -11,14 +11,18 @@ from reconciler.fleet.deploy import DeployRequest
 from reconciler.fleet.select import Selection
 
 SYSTEM, ALICE, BOB = ProfileId.SYSTEM, ProfileId("alice"), ProfileId("bob")
+DEFAULT, TOOLS = ProfileId(place="default"), ProfileId(place="/opt/tools")
+ALL = {SYSTEM, ALICE, BOB, DEFAULT, TOOLS}
 
 # The selection and the action; which profiles take part; whether those of users that left the inventory are emptied.
 CASES = {
-    "everything": (Selection("all"), Action.SWITCH, {SYSTEM, ALICE, BOB}, True),
+    "everything": (Selection("all"), Action.SWITCH, ALL, True),
     "the system": (Selection("all", system=True), Action.SWITCH, {SYSTEM}, False),
     "some users": (Selection("all", users="al*,carol"), Action.SWITCH, {ALICE}, False),
     "the system and a user": (Selection("all", system=True, users="bob"), Action.SWITCH, {SYSTEM, BOB}, False),
-    "staged": (Selection("all"), Action.STAGE, {SYSTEM, ALICE, BOB}, True),
+    "a place": (Selection("all", profiles="/opt/*"), Action.SWITCH, {TOOLS}, False),
+    "places and a user": (Selection("all", users="bob", profiles="*"), Action.SWITCH, {BOB, DEFAULT, TOOLS}, False),
+    "staged": (Selection("all"), Action.STAGE, ALL, True),
     "tried": (Selection("all"), Action.TEST, {SYSTEM}, False),
     "a user's, tried": (Selection("all", users="alice"), Action.TEST, set(), False),
 }
@@ -28,7 +32,7 @@ CASES = {
 def test_profiles_take_part_as_they_are_selected_and_none_is_emptied_because_it_was_not(case: str) -> None:
     selection, action, profiles, empties = CASES[case]
     request = DeployRequest(selection, action)
-    assert {profile for profile in (SYSTEM, ALICE, BOB) if request.means(profile)} == profiles
+    assert {profile for profile in ALL if request.means(profile)} == profiles
     assert request.empties is empties
 
 

@@ -19,8 +19,8 @@ UNKNOWN = {
     "all: {hosts: {web02: {desired: {packges: [a]}}}}": (
         "hosts.yml:1:33: unknown key 'packges' in desired of host web02; did you mean 'packages'?"
     ),
-    "all: {hosts: {a: }, vars: {desired: {files: {}}}}": (
-        "hosts.yml:1:38: unknown key 'files' in desired of group all; known keys: drop, packages, system, users"
+    "all: {hosts: {a: }, vars: {desired: {sysctl: {}}}}": (
+        "hosts.yml:1:38: unknown key 'sysctl' in desired of group all; did you mean 'system'?"
     ),
     "all: {hosts: {a: {desired: {users: {bob: {pakages: []}}}}}}": (
         "hosts.yml:1:43: unknown key 'pakages' in desired.users.bob of host a; did you mean 'packages'?"
@@ -55,6 +55,12 @@ UNKNOWN = {
     ),
     "all: {hosts: {a: {desired: {system: x86-linux}}}}": "hosts.yml:1:37: 'x86-linux' is not a system",
     "all: {hosts: {a: {desired: {users: {../x: {}}}}}}": "hosts.yml:1:37: '../x' cannot name a user",
+    "all: {hosts: {a: {desired: {profiles: {/opt/../tools: {}}}}}}": (
+        "hosts.yml:1:40: '/opt/../tools' cannot name a profile: the path is not normalised"
+    ),
+    "all: {hosts: {a: {desired: {profiles: {/nix/store/tools: {}}}}}}": (
+        "hosts.yml:1:40: '/nix/store/tools' cannot name a profile: no profile of one's own can stand there"
+    ),
     "all: {hosts: {a: {protected: perhaps}}}": "hosts.yml:1:30: protected is neither yes nor no: 'perhaps' (on a)",
     "plugin: amazon.aws.aws_ec2": "hosts.yml:1:1: this is not an inventory but the configuration of a plugin",
     "[web]\nweb01 ansible_host=10.0.0.1\n": "hosts.yml:1:1: this is an INI or TOML inventory",

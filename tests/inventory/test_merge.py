@@ -194,6 +194,33 @@ def test_drop_takes_away_what_comes_from_farther(tmp_path: Path) -> None:
     ]
 
 
+def test_profiles_at_places_are_merged_and_dropped_as_those_of_users_are(tmp_path: Path) -> None:
+    inventory = read(
+        tmp_path,
+        """
+        all:
+          vars:
+            desired:
+              users: {default: {packages: [z]}}
+              profiles:
+                default: {packages: [a@1, b]}
+                /opt/tools: {packages: [c]}
+          hosts:
+            h:
+              desired:
+                drop: {profiles: [/opt/tools]}
+                profiles: {default: {packages: [a@2], drop: {packages: [b]}}}
+            i:
+        """,
+    )
+    desired = inventory.desired("h")
+    assert {place: references(spec) for place, spec in desired.places.items()} == {"default": {"a": "a@2"}}
+    assert references(desired.users["default"]) == {"z": "z"}
+    assert list(map(str, desired.profiles)) == ["default", "user/default"]
+    assert list(map(str, inventory.desired("i").profiles)) == ["/opt/tools", "default", "user/default"]
+    assert [gone.entry.name for gone in inventory.dropped("h")] == ["b", "c"]
+
+
 def test_what_a_nearer_place_declares_again_is_there_again(tmp_path: Path) -> None:
     inventory = read(
         tmp_path,
@@ -221,6 +248,16 @@ DROPS = {
     "no such user": (
         "all: {hosts: {h: {desired: {drop: {users: [bob]}}}}}",
         "hosts.yml:1:44: nothing to drop: no user 'bob' comes from farther away (on h)",
+        None,
+    ),
+    "no such profile": (
+        "all: {hosts: {h: {desired: {profiles: {default: {}}, drop: {profiles: [/opt/tools]}}}}}",
+        "hosts.yml:1:72: nothing to drop: no profile '/opt/tools' comes from farther away (on h)",
+        None,
+    ),
+    "nothing of that name for a profile": (
+        "all: {hosts: {h: {desired: {profiles: {/opt/tools: {drop: {packages: [a]}}}}}}}",
+        "hosts.yml:1:71: nothing to drop: no package 'a' of profile /opt/tools comes from farther away (on h)",
         None,
     ),
     "what the same place declares": (

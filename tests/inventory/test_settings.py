@@ -57,11 +57,11 @@ def test_a_project_that_wants_another_version_is_not_read(tmp_path: Path) -> Non
 
 def test_everything_wrong_with_the_settings_is_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(Faults) as raised:
-        load_settings(write(tmp_path, {"reconciler.yml": "forsk: 1\nforks: many\nkeep: {days: 1}\nrequires: one\n"}))
+        load_settings(write(tmp_path, {"reconciler.yml": "forsk: 1\nforks: many\nkep: {days: 1}\nrequires: one\n"}))
     assert [error.message.removeprefix(f"{tmp_path}/") for error in raised.value.errors] == [
         "reconciler.yml:1:1: unknown key 'forsk' in reconciler.yml; did you mean 'forks'?",
         "reconciler.yml:2:8: forks is not a number from 1 to 1000",
-        "reconciler.yml:3:1: unknown key 'keep' in reconciler.yml; known keys: forks, requires",
+        "reconciler.yml:3:1: unknown key 'kep' in reconciler.yml; did you mean 'keep'?",
         "reconciler.yml:4:11: requires is not a list of conditions",
     ]
 

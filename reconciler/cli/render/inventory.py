@@ -34,7 +34,8 @@ def _head(inventory: Inventory, hosts: Sequence[str]) -> str:
 
 def _row(inventory: Inventory, host: str) -> tuple[str, ...]:
     desired = inventory.desired(host)
-    users = ", ".join(f"{name} ({len(spec.packages)})" for name, spec in desired.users.items())
+    others = (*desired.places.items(), *desired.users.items())
+    users = ", ".join(f"{name} ({len(spec.packages)})" for name, spec in others)
     system = _references(desired.system) if desired.system is not None else "left alone"
     return host, login(inventory.connection(host)), system or "no packages", users or "-"
 
@@ -80,6 +81,11 @@ def desired_json(desired: DesiredState) -> dict[str, Any]:
         found["packages"] = _packages(desired.system)
     if desired.users:
         found["users"] = {name: {"packages": _packages(spec)} for name, spec in desired.users.items()}
+    if desired.keep is not None:
+        kept = {"generations": desired.keep.generations, "days": desired.keep.days}
+        found["keep"] = {name: number for name, number in kept.items() if number is not None}
+    if desired.places:
+        found["profiles"] = {name: {"packages": _packages(spec)} for name, spec in desired.places.items()}
     return found
 
 

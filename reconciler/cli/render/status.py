@@ -40,7 +40,7 @@ def _row(host: HostStatus, now: float) -> tuple[str, ...]:
     changes = {change.profile: change for change in host.plan.changes}
     wanted = [ProfileId.parse(state.profile) for state in host.observation.profiles]
     profiles = sorted({*wanted, *changes})
-    users = ", ".join(text for p in profiles if not p.is_system and (text := _cell(host, p, changes.get(p), p.user)))
+    users = ", ".join(text for p in profiles if not p.is_system and (text := _cell(host, p, changes.get(p), p.label)))
     system = _cell(host, ProfileId.SYSTEM, changes.get(ProfileId.SYSTEM), "")
     return host.host, host.word.value, system or "-", users or "-", _since(host, now)
 

@@ -1,0 +1,294 @@
+"""Looking after the stores of hosts: gc, verify, optimise; one login a host, hosts side by side.
+
+A gc first asks every host what would go, over the logins that then do it. `here` stands for the controller's own
+store, on which the same is done without a login.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from types import TracebackType
+from typing import Any, Generic, Protocol, Self, TypeVar
+
+from reconciler.core.agent.messages import (
+    COLLECTED_NAMES,
+    FINDINGS,
+    CollectReply,
+    CollectRequest,
+    FindingMessage,
+    ObserveRequest,
+    OptimiseReply,
+    OptimiseRequest,
+    VerifyReply,
+    VerifyRequest,
+)
+from reconciler.core.errors import ExitStatus, LinkLostError, ReconcilerError, worst
+from reconciler.core.profile.prune import Retention
+from reconciler.core.store import gc, optimise, verify
+from reconciler.core.store.gc import GcOptions, GcResult
+from reconciler.core.store.store import Store
+from reconciler.fleet.ask import Question, about_gc
+from reconciler.fleet.executor import Executor, Threads
+from reconciler.fleet.project import Project, who
+from reconciler.fleet.select import Selection
+from reconciler.fleet.session import Session, as_ours, close_all
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+# What the controller's own store is called among hosts.
+HERE = "(here)"
+
+
+class Heard(Protocol):
+    """Told how far a host has come; from several threads, must not raise."""
+
+    def __call__(self, host: str, event: Mapping[str, Any]) -> None: ...
+
+
+class Stage(enum.Enum):
+    """How far a host came."""
+
+    PLANNED = "planned"
+    NOTHING = "nothing"
+    DONE = "done"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class HostResult(Generic[T]):
+    """What a host answered, or why it did not."""
+
+    host: str
+    stage: Stage
+    reply: T | None = None
+    error: ReconcilerError | None = None
+
+
+@dataclass
+class Logins:
+    """Sessions of the selected hosts, in the inventory's order. Leaving the `with` block ends them."""
+
+    sessions: dict[str, Session]
+    executor: Executor
+
+    @classmethod
+    def of(cls, project: Project, names: Sequence[str], forks: int | None) -> Logins:
+        sessions = {name: Session(name, project.inventory.connection(name), project.connect) for name in names}
+        return cls(sessions, Threads(project.forks(forks)))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        close_all(tuple(self.sessions.values()), self.executor)
+
+    def each(self, work: Callable[[Session], HostResult[R]]) -> tuple[HostResult[R], ...]:
+        """Log in to every host, and do `work` there; what goes wrong is in the host's result."""
+
+        def one(session: Session) -> HostResult[R]:
+            try:
+                if session.client is None:
+                    session.probe(ObserveRequest())
+                return work(session)
+            except Exception as error:
+                return HostResult(session.host, Stage.FAILED, error=as_ours(error, session.host))
+
+        return tuple(self.executor.run(one, list(self.sessions.values())))
+
+
+def status(hosts: Iterable[HostResult[Any]]) -> ExitStatus:
+    """What a command ends with that only did something."""
+    return worst(host.error.status for host in hosts if host.error is not None)
+
+
+def telling(heard: Heard, host: str) -> Callable[[Mapping[str, Any]], None]:
+    """What a host's events are given to. They are data: what is not as it should be is not shown."""
+
+    def tell(event: Mapping[str, Any]) -> None:
+        count, size = event.get("count"), event.get("bytes")
+        if isinstance(count, int) and isinstance(size, int):
+            shown = {"kind": str(event.get("kind", "")), "path": str(event.get("path", "")), "count": count}
+            heard(host, {**shown, "bytes": size})
+
+    return tell
+
+
+# --- gc ---------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Cleaning:
+    """What would go, over the logins that it was asked over. Leaving the `with` block ends them."""
+
+    hosts: tuple[HostResult[CollectReply], ...]
+    keep: Mapping[str, Retention]
+    question: Question
+    logins: Logins = field(default_factory=lambda: Logins({}, Threads(1)))
+    store: Store | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.logins.__exit__(kind, value, trace)
+        if self.store is not None:
+            self.store.close()
+
+    @property
+    def going(self) -> tuple[HostResult[CollectReply], ...]:
+        return tuple(host for host in self.hosts if host.stage is Stage.PLANNED)
+
+
+def prepare_gc(
+    project: Project, selection: Selection, asked: Retention | None, forks: int | None, heard: Heard
+) -> Cleaning:
+    """Ask every selected host what would go; nothing is changed. `asked` stands for whatever the inventory says."""
+    names = selection.names(project.inventory)
+    keep = {name: asked or project.inventory.desired(name).keep or project.settings.keep for name in names}
+    logins = Logins.of(project, names, forks)
+
+    def foresee(session: Session) -> HostResult[CollectReply]:
+        how = keep[session.host]
+        request = CollectRequest(True, who(), session.host, how.generations, how.days)
+        return _planned(session.host, session.agent.collect(request, telling(heard, session.host)))
+
+    try:
+        hosts = logins.each(foresee)
+    except BaseException:
+        close_all(tuple(logins.sessions.values()), logins.executor)
+        raise
+    going = [host.host for host in hosts if host.stage is Stage.PLANNED]
+    protected = [name for name in names if project.inventory.protected(name)]
+    generations = sum(len(one.goes) for host in hosts if host.reply for one in host.reply.profiles)
+    return Cleaning(hosts, keep, about_gc(going, generations, selection.hosts, protected), logins)
+
+
+def _planned(host: str, reply: CollectReply) -> HostResult[CollectReply]:
+    anything = reply.paths or any(one.goes for one in reply.profiles)
+    return HostResult(host, Stage.PLANNED if anything else Stage.NOTHING, reply)
+
+
+def execute_gc(cleaning: Cleaning, heard: Heard) -> tuple[HostResult[CollectReply], ...]:
+    """Delete what was shown; how each host ended, in the inventory's order."""
+
+    def one(host: HostResult[CollectReply]) -> HostResult[CollectReply]:
+        if host.stage is not Stage.PLANNED or host.reply is None:
+            return host
+        try:
+            if cleaning.store is not None:
+                return replace(host, stage=Stage.DONE, reply=_collect_here(cleaning.store, False, heard))
+            how = cleaning.keep[host.host]
+            request = CollectRequest(False, who(), host.host, how.generations, how.days, host.reply.profiles)
+            agent = cleaning.logins.sessions[host.host].agent
+            return replace(host, stage=Stage.DONE, reply=agent.collect(request, telling(heard, host.host)))
+        except LinkLostError as error:
+            told = LinkLostError(error.message, "gc again finishes what was begun")
+            return HostResult(host.host, Stage.FAILED, error=told)
+        except Exception as error:
+            return HostResult(host.host, Stage.FAILED, error=as_ours(error, host.host))
+
+    return tuple(cleaning.logins.executor.run(one, cleaning.hosts))
+
+
+def prepare_gc_here(root: str, heard: Heard) -> Cleaning:
+    """The same for the controller's own store, which has no generations: only what no root keeps."""
+    store = Store.open(root)
+    try:
+        host = _planned(HERE, _collect_here(store, True, heard))
+    except BaseException:
+        store.close()
+        raise
+    going = [HERE] if host.stage is Stage.PLANNED else []
+    question = replace(about_gc(going, 0, "", ()), text="Delete what nothing keeps in this controller's store?")
+    return Cleaning((host,), {}, question, store=store)
+
+
+def _collect_here(store: Store, check: bool, heard: Heard) -> CollectReply:
+    counter = Counter(heard)
+    result: GcResult = gc.collect(
+        store, GcOptions(dry_run=check), lambda event: counter.step(event.kind, event.path, event.freed)
+    )
+    names = result.deleted[:COLLECTED_NAMES]
+    return CollectReply(True, (), len(result.deleted), names, result.freed, result.kept)
+
+
+# --- verify, optimise -------------------------------------------------------------------------------------------------
+
+
+def verify_hosts(
+    project: Project, selection: Selection, contents: bool, forks: int | None, heard: Heard
+) -> tuple[HostResult[VerifyReply], ...]:
+    """What is wrong with each host's store."""
+
+    def look(session: Session) -> HostResult[VerifyReply]:
+        reply = session.agent.verify(VerifyRequest(contents), telling(heard, session.host))
+        return HostResult(session.host, Stage.DONE if reply.store else Stage.NOTHING, reply)
+
+    with Logins.of(project, selection.names(project.inventory), forks) as logins:
+        return logins.each(look)
+
+
+def verify_status(hosts: Iterable[HostResult[VerifyReply]]) -> ExitStatus:
+    """9 where something is wrong with a store."""
+    found = [ExitStatus.PENDING for host in hosts if host.reply is not None and host.reply.found]
+    return worst([*found, status(hosts)])
+
+
+def verify_here(root: str, contents: bool, heard: Heard) -> tuple[HostResult[VerifyReply], ...]:
+    """What is wrong with the controller's own store."""
+    counter = Counter(heard)
+    with opened(root) as store:
+        result = verify.verify(store, contents, None, lambda event: counter.step(event.kind, event.path, event.size))
+    findings = tuple(FindingMessage(one.path, one.kind, one.detail, one.repairable) for one in result.findings)
+    reply = VerifyReply(True, result.checked, result.bytes, len(findings), findings[:FINDINGS])
+    return (HostResult(HERE, Stage.DONE, reply),)
+
+
+def optimise_hosts(
+    project: Project, selection: Selection, forks: int | None, heard: Heard
+) -> tuple[HostResult[OptimiseReply], ...]:
+    """Store equal files once, on each host."""
+
+    def link(session: Session) -> HostResult[OptimiseReply]:
+        request = OptimiseRequest(who(), session.host)
+        reply = session.agent.optimise(request, telling(heard, session.host))
+        return HostResult(session.host, Stage.DONE if reply.managed else Stage.NOTHING, reply)
+
+    with Logins.of(project, selection.names(project.inventory), forks) as logins:
+        return logins.each(link)
+
+
+def optimise_here(root: str, heard: Heard) -> tuple[HostResult[OptimiseReply], ...]:
+    """The same for the controller's own store."""
+    counter = Counter(heard)
+    with opened(root) as store:
+        result = optimise.optimise(store, lambda event: counter.step(event.kind, event.path, event.freed))
+    return (HostResult(HERE, Stage.DONE, OptimiseReply(True, result.files, result.freed)),)
+
+
+@contextmanager
+def opened(root: str) -> Iterator[Store]:
+    """The controller's own store; StoreError when there is none."""
+    with Store.open(root) as store:
+        yield store
+
+
+class Counter:
+    """Makes of single steps here what a host's agent tells: how many there were of each kind."""
+
+    def __init__(self, heard: Heard) -> None:
+        self._heard = heard
+        self._counts: dict[str, tuple[int, int]] = {}
+
+    def step(self, kind: str, path: str, size: int) -> None:
+        count, total = self._counts.get(kind, (0, 0))
+        self._counts[kind] = count, total = count + 1, total + size
+        self._heard(HERE, {"kind": kind, "path": path, "count": count, "bytes": total})
