@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import keyword
 from typing import Any
 
 import click
@@ -20,7 +21,18 @@ COMMANDS = {
     "generations": "the generations of hosts' profiles",
     "history": "past deployments",
     "why": "where an entry of a host's desired state comes from",
+    "build": "make packages here",
+    "packages": "what the package sets offer: search, show, tree",
+    "lock": "pin what references mean; move pins",
+    "cache": "fill a binary cache",
+    "key": "make a key that signs what a cache holds",
+    "gc": "delete old generations and what nothing keeps",
+    "verify": "whether stores are what their databases say",
+    "repair": "put right what is wrong with stores",
+    "optimise": "store equal files once",
     "inventory": "hosts, groups and the merged desired state",
+    "import": "print what hosts' profiles hold as YAML for the inventory",
+    "leave": "undo the management of hosts",
     "trust": "show host keys and enrol them in known_hosts",
     "init": "start a project in an empty directory",
     "lab": "throw-away hosts on this machine, to try things on",
@@ -72,7 +84,8 @@ class Group(click.Group):
 
 def load(name: str) -> click.Command:
     """The command in the module of its name."""
-    command: click.Command = importlib.import_module(f"reconciler.cli.{name}").command
+    module = f"{name}_" if keyword.iskeyword(name) else name
+    command: click.Command = importlib.import_module(f"reconciler.cli.{module}").command
     return command
 
 

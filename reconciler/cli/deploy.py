@@ -11,10 +11,12 @@ from reconciler.cli.options import (
     Choice,
     Login,
     OneOf,
+    adopt_option,
     choice_of,
     choice_options,
     exit_code_option,
     json_option,
+    locked_option,
     login_of,
     login_options,
     yes_option,
@@ -45,6 +47,8 @@ if TYPE_CHECKING:
 )
 @click.option("-m", "--message", default="", help="Why; kept in the history.")
 @click.option("--again", is_flag=True, help="Bring back what was rolled back.")
+@adopt_option
+@locked_option
 @click.option("--all-or-nothing", is_flag=True, help="One host that cannot take part keeps all as they are.")
 @click.option("-C", "--check", is_flag=True, help="Show the plan only, as `reconciler plan` does.")
 @click.option("-D", "--diff", is_flag=True, help="Also show the store paths that change.")
@@ -90,7 +94,7 @@ def _carry_out(
     from reconciler.cli.progress import progress
     from reconciler.cli.render.plan import diff_text, plan_text
     from reconciler.cli.render.report import heading, report_text
-    from reconciler.cli.runs import agreed, held, plan_view, standing_still
+    from reconciler.cli.runs import agreed, held, lock_new, plan_view, standing_still
     from reconciler.fleet import deploy
 
     login, choice, consent = asked
@@ -100,6 +104,7 @@ def _carry_out(
     if not agreed(prepared, consent, output, again=again):
         output.note("Nothing was changed.")
         return int(ExitStatus.OK)
+    lock_new(prepared, output)
     if prepared.plan.changing:
         output.note(f"\n{heading(prepared.id, prepared.facts.who, request.message)}")
         with progress(output, login.verbose) as observer:

@@ -57,12 +57,13 @@ class Login:
 
 @dataclass(frozen=True)
 class Choice:
-    """--hosts, -l, --system and --users."""
+    """--hosts, -l, --system, --users and --profiles."""
 
     hosts: str | None = None
     limit: str | None = None
     system: bool = False
     users: str | None = None
+    profiles: str | None = None
 
 
 def inventory_option(function: F) -> F:
@@ -91,6 +92,7 @@ def choice_options(hosts_help: str, required: bool = False) -> Callable[[F], F]:
 
     def decorate(function: F) -> F:
         for option in (
+            click.option("--profiles", metavar="PATTERN", help="Only these of `profiles:`, e.g. 'default,/opt/*'."),
             click.option("--users", metavar="PATTERN", help="Only these users' profiles, e.g. 'dep*,alice'."),
             click.option("--system", is_flag=True, help="Only the system's profile (with --users: also it)."),
             click.option("-l", "--limit", metavar="PATTERN", help="Of those hosts, only these."),
@@ -100,6 +102,32 @@ def choice_options(hosts_help: str, required: bool = False) -> Callable[[F], F]:
         return function
 
     return decorate
+
+
+def host_options(hosts_help: str) -> Callable[[F], F]:
+    """`hosts` and `limit`, for a command that means whole hosts."""
+
+    def decorate(function: F) -> F:
+        for option in (
+            click.option("-l", "--limit", metavar="PATTERN", help="Of those hosts, only these."),
+            click.option("--hosts", metavar="PATTERN", required=True, help=hosts_help),
+        ):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+def adopt_option(function: F) -> F:
+    return click.option(
+        "--adopt", is_flag=True, help="Replace profiles that something else made; rollback brings back."
+    )(function)
+
+
+def locked_option(function: F) -> F:
+    return click.option("--locked", is_flag=True, help="Refuse references that reconciler.lock does not have.")(
+        function
+    )
 
 
 def json_option(function: F) -> F:
@@ -130,4 +158,4 @@ def login_of(values: dict[str, Any]) -> Login:
 
 def choice_of(values: dict[str, Any]) -> Choice:
     """Take the choosing options out of a command's arguments."""
-    return Choice(**{name: values.pop(name) for name in ("hosts", "limit", "system", "users")})
+    return Choice(**{name: values.pop(name) for name in ("hosts", "limit", "system", "users", "profiles")})

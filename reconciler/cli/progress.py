@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from reconciler.cli.output import Output, visible
-from reconciler.cli.render.progress import Board, building_words, phase_line, plain_line
+from reconciler.cli.render.progress import Board, building_words, fetching_words, phase_line, plain_line
 from reconciler.core.build.events import BuildEvent
+from reconciler.core.store.substitute import SubstituteEvent
 from reconciler.fleet.events import Observer, Phase
 from reconciler.fleet.outcomes import State
 
@@ -56,6 +57,14 @@ class Plain:
         words = building_words(event, self._verbose)
         if words:
             self._say(f"{time.strftime('%H:%M:%S', time.localtime(self._clock()))} {where} {words}")
+
+    def fetching(self, where: str, event: SubstituteEvent) -> None:
+        words = fetching_words(event)
+        if words:
+            self._say(f"{time.strftime('%H:%M:%S', time.localtime(self._clock()))} {where} {words}")
+
+    def noted(self, text: str) -> None:
+        self._say(text)
 
     def _say(self, line: str) -> None:
         with self._lock:
@@ -110,6 +119,13 @@ class Live:
             self._board.build(where, event)
         if self._verbose:
             self._print(f"{where} {building_words(event, verbose=True)}")
+
+    def fetching(self, where: str, event: SubstituteEvent) -> None:
+        with self._lock:
+            self._board.copy(f"{where}  fetches", event.done, event.total)
+
+    def noted(self, text: str) -> None:
+        self._print(text)
 
     def _print(self, line: str) -> None:
         if line:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
+from pathlib import Path
 
 from reconciler.cli.ask import Consent, Details, ask
 from reconciler.cli.options import Choice
 from reconciler.cli.output import Output
+from reconciler.cli.render.lock import age, new_entries_text
 from reconciler.cli.render.plan import PlanView, brings_back, diff_text, hosts_text, plan_json, plan_text
 from reconciler.cli.render.words import count, package_name, revision, shell_word
 from reconciler.core.activate import host_files
@@ -17,7 +19,7 @@ from reconciler.fleet.ask import QuestionKind
 from reconciler.fleet.events import Silent
 from reconciler.fleet.plan import Plan
 from reconciler.fleet.prepared import Prepared
-from reconciler.fleet.project import Project
+from reconciler.fleet.project import Project, shown
 from reconciler.fleet.report import Report
 
 
@@ -34,19 +36,42 @@ def plan_view(prepared: Prepared, choice: Choice) -> PlanView:
         build_on=prepared.build_on,
         builds=prepared.builds,
         copy_bytes=prepared.copy_bytes,
+        fetches=prepared.fetches,
         creates=(host_files.PROFILE_SH, host_files.TMPFILES),
         creates_for_fish=host_files.FISH,
-        next=" ".join(["deploy", *_typed(choice, prepared.pattern)]),
+        next=" ".join(["deploy", *_typed(choice, prepared.pattern), *(["--adopt"] if prepared.adopt else [])]),
         now=time.time(),
         reaches_hosts=prepared.facts.action.reaches_hosts,
+        lock=age(tuple(project.lock.entries.values()), time.time()),
+        unlocked=_unlocked(project),
     )
+
+
+def _unlocked(project: Project) -> str:
+    new = project.resolver.unlocked()
+    return new_entries_text(new, lock_name(project)) if new else ""
+
+
+def lock_name(project: Project) -> str:
+    """The lock as the user would type it."""
+    return shown(project.lock_file, Path.cwd())
+
+
+def lock_new(prepared: Prepared, output: Output) -> None:
+    """Pin the references that are new, and say so."""
+    from reconciler.fleet import locking
+
+    new = locking.lock_new(prepared.project)
+    if new:
+        output.note(f"locked     {new_entries_text(new, lock_name(prepared.project))}")
 
 
 def _typed(choice: Choice, pattern: str) -> list[str]:
     words = ["--hosts", shell_word(pattern)]
     words += ["--limit", shell_word(choice.limit)] if choice.limit is not None else []
     words += ["--system"] if choice.system else []
-    return words + (["--users", shell_word(choice.users)] if choice.users is not None else [])
+    words += ["--users", shell_word(choice.users)] if choice.users is not None else []
+    return words + (["--profiles", shell_word(choice.profiles)] if choice.profiles is not None else [])
 
 
 def show_plan(prepared: Prepared, choice: Choice, output: Output, *, as_json: bool, diff: bool) -> None:

@@ -42,6 +42,7 @@ def command(*, host: str, name: str, inventory: str | None, as_json: bool) -> in
 def reasons_of(project: Project, host: str, name: str) -> tuple[Reason, ...]:
     """Every entry of that name on the host, and every one that was dropped; UsageError when there is neither."""
     from reconciler.cli.render.why import Reason
+    from reconciler.inventory.merge import profile_id
 
     known = project.inventory.hosts
     if host not in known:
@@ -52,10 +53,11 @@ def reasons_of(project: Project, host: str, name: str) -> tuple[Reason, ...]:
         if name in spec.packages:
             entry = spec.packages[name]
             package = project.resolver.resolve(entry.reference, desired.architecture, entry.origin.position)
-            found.append(Reason(name, profile.user, entry.origin, package.version, str(package.output)))
+            pin = project.resolver.pin_of(entry.reference, desired.architecture)
+            found.append(Reason(name, profile, entry.origin, package.version, str(package.output), lock=pin))
     for dropped in project.inventory.dropped(host):
         if dropped.entry.name == name:
-            found.append(Reason(name, dropped.user, dropped.entry.origin, dropped_by=dropped.by))
+            found.append(Reason(name, profile_id(dropped.user), dropped.entry.origin, dropped_by=dropped.by))
     if not found:
         raise _nothing(project, host, name, desired)
     return tuple(found)

@@ -9,21 +9,26 @@ from dataclasses import dataclass
 
 from reconciler.core.agent.messages import MissingRequest, PathMessage, RealiseRequest
 from reconciler.core.agent.paths import to_message
-from reconciler.core.build.events import BuildEvent, BuildOptions
+from reconciler.core.build.events import BuildEvent, BuildLimits, BuildOptions
 from reconciler.core.build.realise import BuildsError, realise
 from reconciler.core.errors import BuildError, InternalError, ReconcilerError, StoreError
 from reconciler.core.nix import nar
 from reconciler.core.nix.hashes import Hash
 from reconciler.core.nix.store_path import StorePath
 from reconciler.core.store.store import Store
+from reconciler.core.store.substitute import SubstituteEvent, substitute
+from reconciler.fleet.builders import Builder
 from reconciler.fleet.events import Observer
 from reconciler.fleet.rollout import HostRun
-from reconciler.fleet.targets import ProfileTarget, environment_graph
+from reconciler.fleet.targets import ProfileTarget, environment_graph, package_derivations
 from reconciler.packages.instantiate import instantiate
+from reconciler.packages.model import Package
 from reconciler.packages.resolver import Resolver
+from reconciler.packages.substitution import fetchable
 
 # A host needs room for what it gets and for the database and directories that come with it.
 ROOM_FACTOR = 1.05
+NO_OTHER_LIMITS = BuildLimits()
 
 
 @dataclass(frozen=True)
@@ -49,17 +54,35 @@ class Made:
 class Workshop:
     """The controller's store, and what is made in it for a run."""
 
-    def __init__(self, store: Store, resolver: Resolver, observer: Observer, jobs: int) -> None:
+    def __init__(
+        self,
+        store: Store,
+        resolver: Resolver,
+        observer: Observer,
+        jobs: int,
+        keep_failed: bool = False,
+        limits: BuildLimits = NO_OTHER_LIMITS,
+        builder: Builder | None = None,
+    ) -> None:
+        """`jobs` builds at a time; `keep_failed`: leave the directory of a build that fails; `limits`: what each build
+        may use; `builder`: the host that makes packages, where that is not this controller."""
         self.store = store
         self._resolver = resolver
         self._observer = observer
         self._jobs = jobs
+        self._keep_failed = keep_failed
+        self._limits = limits
+        self._builder = builder
         self._built: list[StorePath] = []
 
     def instantiate(self, targets: Sequence[ProfileTarget]) -> None:
         """Write the derivations and sources of these targets' packages into the store."""
+        self.instantiate_packages([package for target in targets for package in target.packages])
+
+    def instantiate_packages(self, packages: Sequence[Package]) -> None:
+        """Write the derivations of packages, and what they are made from, into the store."""
         with self._told():
-            instantiate(self._resolver.graph(package for target in targets for package in target.packages), self.store)
+            instantiate(self._resolver.graph(packages), self.store, self._fetching)
 
     @contextlib.contextmanager
     def _told(self) -> Iterator[None]:
@@ -75,9 +98,12 @@ class Workshop:
     def realise(self, targets: Sequence[ProfileTarget]) -> Made:
         """Make these targets valid here. What cannot be made keeps only the targets that need it from being made;
         CollisionError where two packages of one environment have one file."""
-        self._built = []
+        # Kept before it is asked whether they are there: a collection beside us shall not take what will be sent.
+        with self._told():
+            self.store.add_temp_roots([path for target in targets for path in (target.path, *_given(target))])
         lacking = [target for target in targets if not self.store.is_valid(target.path)]
         failures: dict[StorePath, ReconcilerError] = {}
+        self._built = []
         self._packages(lacking, failures)
         good = [target for target in lacking if target.path not in failures]
         # An environment's manifest refers to the packages, so it cannot be valid before they are.
@@ -93,8 +119,7 @@ class Workshop:
     def _packages(self, targets: Sequence[ProfileTarget], failures: dict[StorePath, ReconcilerError]) -> None:
         """Build the packages of `targets`, as far as they can be built."""
         try:
-            self.instantiate(targets)
-            self._realise(package_derivations(targets), keep_going=True)
+            self.build([package for target in targets for package in target.packages])
         except BuildsError as error:
             for target in targets:
                 needed = self._resolver.graph(target.packages).derivations
@@ -109,30 +134,71 @@ class Workshop:
                 for target in targets:
                     self._packages([target], failures)
 
+    def build(self, packages: Sequence[Package]) -> tuple[StorePath, ...]:
+        """Make packages valid here: what caches have is fetched, the rest is built. The derivations that were built;
+        BuildsError for those that failed, when all else is made."""
+        before = len(self._built)
+        self._fetch(packages)
+        lacking = [package for package in packages if not self._has(package)]
+        self.instantiate_packages(lacking)
+        wanted = list(dict.fromkeys(one.derivation for one in lacking if one.derivation))
+        if self._builder is None:
+            self._realise(wanted, keep_going=True)
+        else:
+            with self._told():
+                self._builder.make(self.store, wanted, self._heard)
+        return tuple(self._built[before:])
+
+    def _has(self, package: Package) -> bool:
+        return self.store.valid(package.paths) == set(package.paths)
+
+    def _fetch(self, packages: Sequence[Package]) -> None:
+        """Take what the caches have of what would be built. A cache that cannot be used costs a build, not the run."""
+        caches = self._resolver.caches
+        if caches is None:
+            return
+        graph = self._resolver.graph(packages)
+        derivations = [package.derivation for package in packages if package.derivation is not None]
+        try:
+            wanted = fetchable(graph, derivations, self.store, caches)
+            if wanted:
+                with self._told():
+                    substitute(self.store, caches, wanted, on_event=self._fetching)
+        except StoreError as error:
+            self._observer.noted(f"caches: {error.message}; what is missing is built")
+
+    def _fetching(self, event: SubstituteEvent) -> None:
+        self._observer.fetching("here", event)
+
     def _realise(self, derivations: Sequence[StorePath], keep_going: bool) -> None:
         with self._told():
-            realise(self.store, derivations, BuildOptions(self._jobs, keep_going=keep_going, on_event=self._heard))
+            options = BuildOptions(
+                self._jobs,
+                keep_going=keep_going,
+                keep_failed=self._keep_failed,
+                limits=self._limits,
+                on_event=self._heard,
+            )
+            realise(self.store, derivations, options)
 
     def _heard(self, event: BuildEvent) -> None:
         if event.kind == "done":
             self._built.append(StorePath.parse(event.derivation))
-        self._observer.building("here", event)
+        self._observer.building(self._builder.host if self._builder is not None else "here", event)
 
     def bundle(self, paths: Iterable[StorePath]) -> Bundle:
-        """The closure of `paths`, which are valid here."""
-        return Bundle(tuple(to_message(self.store.info(path)) for path in self.store.closure(sorted(set(paths)))))
+        """The closure of `paths`, which are valid here, and are kept until the store is closed."""
+        wanted = sorted(set(paths))
+        self.store.add_temp_roots(wanted)
+        return Bundle(tuple(to_message(self.store.info(path)) for path in self.store.closure(wanted)))
 
     def nar(self, path: str) -> Iterator[bytes]:
         """The NAR of a path of this store. Reads files only, so any thread may."""
         return nar.dump(self.store.real(StorePath.parse(path)))
 
 
-def package_derivations(targets: Iterable[ProfileTarget]) -> list[StorePath]:
-    """The derivations of the targets' packages, each once."""
-    found = {
-        package.derivation: None for target in targets for package in target.packages if package.derivation is not None
-    }
-    return list(found)
+def _given(target: ProfileTarget) -> list[StorePath]:
+    return [path for package in target.packages for path in package.paths]
 
 
 def send(run: HostRun, bundle: Bundle, read: Callable[[str], Iterator[bytes]], observer: Observer) -> int:
@@ -197,13 +263,15 @@ class BuiltThere:
         jobs: int,
         observer: Observer,
         told: Callable[[ReconcilerError], ReconcilerError],
+        limits: BuildLimits = NO_OTHER_LIMITS,
     ) -> None:
-        """`told` says of a host's error what the inventory has to do with it."""
+        """`told` says of a host's error what the inventory has to do with it; `limits`: what each build may use."""
         self._workshop = workshop
         self._targets = targets
         self._jobs = jobs
         self._observer = observer
         self._told = told
+        self._limits = limits
         self._bundles: dict[frozenset[str], Bundle] = {}
         self.sent: dict[str, int] = {}
 
@@ -214,7 +282,7 @@ class BuiltThere:
                 continue
             targets = [self._targets[path] for path in wanted]
             self._workshop.instantiate(targets)
-            given = [p.output for t in targets for p in t.packages if p.derivation is None]
+            given = [path for t in targets for p in t.packages if p.derivation is None for path in p.paths]
             self._bundles[wanted] = self._workshop.bundle([*package_derivations(targets), *given])
 
     def __call__(self, run: HostRun) -> None:
@@ -240,7 +308,7 @@ class BuiltThere:
             return
         names = tuple(str(path) for path in derivations)
         try:
-            run.live.agent.realise(RealiseRequest(names, jobs=self._jobs), tell)
+            run.live.agent.realise(RealiseRequest(names, jobs=self._jobs, limits=self._limits.by_name()), tell)
         except BuildError as error:
             there = f"on {run.plan.host}: {error.hint}" if error.hint else None
             raise BuildError(error.message, there) from error

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from reconciler.core.agent.action import Action
@@ -13,11 +13,14 @@ from reconciler.core.nix.store_path import StorePath
 from reconciler.core.profile.environment import CollisionError
 from reconciler.core.profile.names import ProfileId
 from reconciler.fleet import ask, delivery
+from reconciler.fleet.adoption import judged
 from reconciler.fleet.events import Observer, Phase
 from reconciler.fleet.executor import Threads
 from reconciler.fleet.foresight import foresee, told, wanted_paths, wanted_targets
 from reconciler.fleet.journal import Journal
+from reconciler.fleet.locking import require_locked
 from reconciler.fleet.outcomes import Event, State
+from reconciler.fleet.places import TARGET, Crew, Crews, crews, places
 from reconciler.fleet.plan import HostPlan, Plan, plan_host
 from reconciler.fleet.prepared import Prepared
 from reconciler.fleet.project import Project, who
@@ -28,26 +31,22 @@ from reconciler.fleet.select import Selection
 from reconciler.fleet.session import Session, probe_all
 from reconciler.fleet.targets import Targets, resolve
 
-BUILD_PLACES = ("controller", "target")
-
 
 @dataclass(frozen=True)
 class DeployRequest:
-    """What was asked for on the command line."""
+    """What was asked for on the command line. `build_on` is empty where the inventory is to say it."""
 
     selection: Selection
     action: Action = Action.SWITCH
-    build_on: str = "controller"
+    build_on: str = ""
     forks: int | None = None
     message: str = ""
     all_or_nothing: bool = False
+    locked: bool = False
+    adopt: bool = False
 
     def __post_init__(self) -> None:
-        if self.build_on not in BUILD_PLACES:
-            raise UsageError(
-                f"--build-on {self.build_on}: not a place to build", hint=f"one of: {', '.join(BUILD_PLACES)}"
-            )
-        if self.action is Action.BUILD and self.build_on == "target":
+        if self.action is Action.BUILD and self.build_on == TARGET:
             raise UsageError("--action build stays on the controller", hint="leave out --build-on target")
 
     @property
@@ -64,13 +63,16 @@ class DeployRequest:
 def prepare(project: Project, request: DeployRequest, observer: Observer) -> Prepared:
     """Resolve and probe; nothing is changed anywhere."""
     hosts = request.selection.names(project.inventory)
-    request.selection.require_users(project.inventory, hosts)
+    request.selection.require_declared(project.inventory, hosts)
+    by_host = places(project.inventory, hosts, request.build_on, request.action.reaches_hosts)
     targets = _selected(resolve(project.inventory, project.resolver, hosts), request)
+    if request.locked:
+        require_locked(project)
     facts = _facts(project, request)
     executor = Threads(project.forks(request.forks))
     if not request.action.reaches_hosts:
         plan = Plan(tuple(HostPlan(host, State.PLANNED) for host in hosts))
-        prepared = Prepared(project, facts, plan, {}, executor, request.selection.hosts, targets=targets)
+        prepared = Prepared(project, facts, plan, {}, executor, request.selection.hosts, by_host, targets)
         foresee(prepared)
         return prepared
     sessions = {host: Session(host, project.inventory.connection(host), project.connect) for host in hosts}
@@ -85,9 +87,10 @@ def prepare(project: Project, request: DeployRequest, observer: Observer) -> Pre
         sessions,
         executor,
         request.selection.hosts,
-        request.build_on,
+        by_host,
         targets,
         seconds=time.monotonic() - started,
+        adopt=request.adopt,
     )
     protected = [host for host in hosts if project.inventory.protected(host)]
     prepared.question = ask.about_deploy(prepared.plan, request.action, request.selection.hosts, protected)
@@ -108,35 +111,43 @@ def execute(prepared: Prepared, observer: Observer) -> Report:
 
 
 def _deploy(prepared: Prepared, runs: list[HostRun], observer: Observer, recorder: Recorder) -> None:
-    facts = prepared.facts
-    jobs = os.cpu_count() or 1
-    with prepared.project.open_store() as store:
-        workshop = delivery.Workshop(store, prepared.project.resolver, observer, jobs)
-        deliver: delivery.FromHere | delivery.BuiltThere
-        if prepared.build_on == "target":
-            by_path = prepared.targets.by_path() if prepared.targets else {}
-            deliver = delivery.BuiltThere(workshop, by_path, jobs, observer, lambda error: told(prepared, error))
-        else:
-            deliver = delivery.FromHere(workshop, observer)
-        rollout = Rollout(facts, runs, prepared.executor, observer, deliver)
+    facts, project = prepared.facts, prepared.project
+    by_path = prepared.targets.by_path() if prepared.targets else {}
+    by_host = {run.plan.host: prepared.place(run.plan.host) for run in runs}
+    with (
+        project.open_store() as store,
+        crews(project, store, by_host, by_path, observer, lambda error: told(prepared, error)) as builders,
+    ):
+        rollout = Rollout(facts, runs, prepared.executor, observer, builders)
         recorder.begin(rollout)
-        if prepared.build_on == "controller":
-            _realise_here(workshop, prepared, rollout, observer)
+        _realise(builders, prepared, rollout, observer)
         if facts.action.reaches_hosts:
-            deliver.prepare(rollout.having(State.PLANNED, State.REALISED))
+            builders.prepare(rollout.having(State.PLANNED, State.REALISED))
             rollout.stage()
             recorder.staged()
             if facts.action.switches:
                 rollout.switch()
 
 
-def _realise_here(workshop: delivery.Workshop, prepared: Prepared, rollout: Rollout, observer: Observer) -> None:
-    """Make what the hosts need. A host whose packages cannot all be made is left out."""
-    runs = rollout.having(State.PLANNED)
-    observer.phase_begins(Phase.REALISE, tuple(run.plan.host for run in runs))
+def _realise(builders: Crews, prepared: Prepared, rollout: Rollout, observer: Observer) -> None:
+    """Make what the hosts need, here and on builders. A host whose packages cannot all be made is left out."""
+    crews_at_work = [
+        (crew, [run for run in rollout.having(State.PLANNED) if run.plan.host in crew.hosts])
+        for crew in builders.all
+        if crew.realises
+    ]
+    hosts = tuple(run.plan.host for _, runs in crews_at_work for run in runs)
+    if not hosts:
+        return
+    observer.phase_begins(Phase.REALISE, hosts)
     started = time.monotonic()
+    made = [_realise_for(crew, runs, prepared) for crew, runs in crews_at_work if runs]
+    observer.phase_ends(Phase.REALISE, _made(made, time.monotonic() - started))
+
+
+def _realise_for(crew: Crew, runs: list[HostRun], prepared: Prepared) -> delivery.Made:
     try:
-        made = workshop.realise(wanted_targets(prepared))
+        made = crew.workshop.realise(wanted_targets(prepared, crew.hosts))
     except CollisionError as error:
         raise told(prepared, error) from None
     for run in runs:
@@ -146,12 +157,12 @@ def _realise_here(workshop: delivery.Workshop, prepared: Prepared, rollout: Roll
             run.happen(Event.REALISED)
         else:
             run.fail(failure)
-    observer.phase_ends(Phase.REALISE, _made(made, time.monotonic() - started))
+    return made
 
 
-def _made(made: delivery.Made, seconds: float) -> str:
-    names = ", ".join(path.name.removesuffix(".drv") for path in made.built)
-    failed = dict.fromkeys(error.message.split("\n", 1)[0] for error in made.failures.values())
+def _made(made: Sequence[delivery.Made], seconds: float) -> str:
+    names = ", ".join(path.name.removesuffix(".drv") for one in made for path in one.built)
+    failed = dict.fromkeys(error.message.split("\n", 1)[0] for one in made for error in one.failures.values())
     built = f"{names} built in {seconds:.1f} s" if names else ""
     return "; ".join(part for part in (built, *failed) if part) or "nothing to build"
 
@@ -178,8 +189,9 @@ def _selected(targets: Targets, request: DeployRequest) -> Targets:
 
 def _probe_request(targets: Targets, host: str) -> ObserveRequest:
     wanted = targets.hosts[host]
-    users = tuple(profile.user for profile in wanted if not profile.is_system)
-    return ObserveRequest(users, tuple(sorted({str(target.path) for target in wanted.values()})))
+    users = tuple(profile.user for profile in wanted if profile.user)
+    places = tuple(profile.place for profile in wanted if profile.place)
+    return ObserveRequest(users, tuple(sorted({str(target.path) for target in wanted.values()})), places)
 
 
 def _plan(session: Session, targets: Targets, request: DeployRequest) -> HostPlan:
@@ -187,7 +199,8 @@ def _plan(session: Session, targets: Targets, request: DeployRequest) -> HostPla
         error = session.error or ReconcilerError(f"{session.host}: the probe gave nothing")
         return HostPlan(session.host, state_of(error), error=error)
     empty = targets.empty.target if request.empties else None
-    return plan_host(session.host, targets.of(session.host), empty, session.observation)
+    plan = plan_host(session.host, targets.of(session.host), empty, session.observation)
+    return judged(plan, request.adopt) if request.action.switches else plan
 
 
 def state_of(error: ReconcilerError) -> State:

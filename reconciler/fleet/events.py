@@ -6,6 +6,7 @@ import enum
 from typing import Protocol
 
 from reconciler.core.build.events import BuildEvent
+from reconciler.core.store.substitute import SubstituteEvent
 from reconciler.fleet.outcomes import State
 
 
@@ -33,6 +34,12 @@ class Observer(Protocol):
     def building(self, where: str, event: BuildEvent) -> None:
         """`where` is `here`, or a host's name."""
 
+    def fetching(self, where: str, event: SubstituteEvent) -> None:
+        """What comes from binary caches to `where`."""
+
+    def noted(self, text: str) -> None:
+        """Something that whoever watches should know, and that ends nothing."""
+
 
 class Silent:
     """Tells nobody."""
@@ -46,3 +53,7 @@ class Silent:
     def copying(self, host: str, done: int, total: int) -> None: ...
 
     def building(self, where: str, event: BuildEvent) -> None: ...
+
+    def fetching(self, where: str, event: SubstituteEvent) -> None: ...
+
+    def noted(self, text: str) -> None: ...

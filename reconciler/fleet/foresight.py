@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from reconciler.core.agent.messages import ObserveRequest
-from reconciler.core.errors import BuildError, Faults, ReconcilerError, UsageError
+from reconciler.core.errors import BuildError, Faults, ReconcilerError, StoreError, UsageError
 from reconciler.core.nix.derivation import Derivation
 from reconciler.core.nix.store_path import StorePath
 from reconciler.core.profile.environment import CollisionError, EnvironmentPlan, build_environment
 from reconciler.core.profile.names import ProfileId
+from reconciler.core.store.binary_cache import Offer
 from reconciler.core.store.store import Store
 from reconciler.fleet.declared import Declared, declared, located
 from reconciler.fleet.plan import HostPlan
-from reconciler.fleet.prepared import Prepared
-from reconciler.fleet.targets import ProfileTarget, environment_graph
-from reconciler.packages.model import Graph
-from reconciler.packages.sources import GivenPath
+from reconciler.fleet.prepared import Fetches, Prepared
+from reconciler.fleet.targets import ProfileTarget, environment_graph, package_derivations
+from reconciler.packages.instantiate import cached
+from reconciler.packages.model import Graph, Package
+from reconciler.packages.sources import CachedPath, GivenPath
+from reconciler.packages.substitution import closure_lacking, fetchable
 
 
 def foresee(prepared: Prepared) -> None:
@@ -41,6 +44,7 @@ def foresee(prepared: Prepared) -> None:
 def _foresee(prepared: Prepared, wanted: Sequence[ProfileTarget], store: Store | None) -> None:
     _require_given(prepared, store)
     graph = prepared.project.resolver.graph(package for target in wanted for package in target.packages)
+    graph = _foresee_fetches(prepared, graph, wanted, store)
     prepared.builds = to_be_built(store, graph | environment_graph(target.environment for target in wanted))
     if store is None:
         return
@@ -49,12 +53,13 @@ def _foresee(prepared: Prepared, wanted: Sequence[ProfileTarget], store: Store |
         _foresee_copies(prepared, store)
 
 
-def wanted_targets(prepared: Prepared) -> list[ProfileTarget]:
-    """The targets that some host changes to; for a build, all of them."""
+def wanted_targets(prepared: Prepared, hosts: Collection[str] | None = None) -> list[ProfileTarget]:
+    """The targets that some host, of `hosts` where they are given, changes to; for a build, all of them."""
     if prepared.targets is None:
         return []
     by_path = prepared.targets.by_path()
-    found = {path for host in prepared.plan.changing for path in wanted_paths(prepared, host)}
+    changing = [host for host in prepared.plan.changing if hosts is None or host.host in hosts]
+    found = {path for host in changing for path in wanted_paths(prepared, host)}
     return [by_path[path] for path in sorted(found)]
 
 
@@ -117,18 +122,63 @@ def _profiles(prepared: Prepared) -> Iterator[tuple[ProfileId, ProfileTarget, tu
 
 
 def _require_given(prepared: Prepared, store: Store | None) -> None:
-    """A store path that was given as such cannot be made: it has to be here."""
+    """A store path that was given as such, or is pinned, cannot be made: it has to be here, or in a cache."""
     faults: dict[str, UsageError] = {}
     for _, target, packages in _profiles(prepared):
         if all(package.derivation is not None for package in target.packages):
             continue
         for each in packages:
-            path = each.package.output
-            if each.package.derivation is None and (store is None or not store.is_valid(path)):
-                error = GivenPath(path).missing
+            if each.package.derivation is None and (error := _missing(prepared, each.package, store)) is not None:
                 faults.setdefault(str(each.position), UsageError(f"{each.position}: {error.message}", error.hint))
     if faults:
         raise Faults(faults.values())
+
+
+def _missing(prepared: Prepared, package: Package, store: Store | None) -> ReconcilerError | None:
+    """Why a package that nothing builds cannot be had; None when it can."""
+    for path, source in prepared.project.resolver.graph([package]).sources.items():
+        if store is not None and store.is_valid(path):
+            continue
+        if isinstance(source, GivenPath) and source.cached() is None:
+            return source.missing
+        if isinstance(source, CachedPath) and source.caches.find(path) is None:
+            return UsageError(
+                f"{path} is locked, and its cache does not have it any more", "reconciler lock --outdated"
+            )
+    return None
+
+
+def _foresee_fetches(prepared: Prepared, graph: Graph, wanted: Sequence[ProfileTarget], store: Store | None) -> Graph:
+    """Fill in what comes from caches; the part of the graph that is still to be built."""
+    by_caches = cached(graph, store)
+    own = prepared.project.resolver.caches
+    if own is not None and not all(prepared.place(host.host) == "target" for host in prepared.plan.changing):
+        try:
+            outputs = fetchable(graph, package_derivations(wanted), store, own)
+        except StoreError:
+            outputs = []  # the run says it, and builds
+        by_caches += [(own, outputs)] if outputs else []
+        done = set(outputs)
+        graph = _less(graph, package_derivations(wanted), done)
+    offers: dict[StorePath, Offer] = {}
+    for caches, paths in by_caches:
+        offers |= closure_lacking(paths, store, caches)
+    sizes = (offer.narinfo.file_size or offer.narinfo.nar_size for offer in offers.values())
+    prepared.fetches = Fetches(len(offers), sum(sizes))
+    return graph
+
+
+def _less(graph: Graph, derivations: Iterable[StorePath], fetched: set[StorePath]) -> Graph:
+    """The derivations of a graph that are needed to make `derivations`, when the outputs `fetched` are there."""
+    kept: dict[StorePath, Derivation] = {}
+    todo = list(derivations)
+    while todo:
+        path = todo.pop()
+        derivation = graph.derivations[path]
+        if path not in kept and not fetched.issuperset(derivation.output_paths().values()):
+            kept[path] = derivation
+            todo += derivation.input_derivations
+    return Graph(kept, graph.sources)
 
 
 def _refuse_collisions(prepared: Prepared, wanted: Sequence[ProfileTarget], store: Store) -> None:
@@ -136,7 +186,7 @@ def _refuse_collisions(prepared: Prepared, wanted: Sequence[ProfileTarget], stor
     plans = {target.environment.output: target for target in wanted}
     for target in plans.values():
         made = store.is_valid(target.environment.output)
-        if not made and all(store.is_valid(package.output) for package in target.packages):
+        if not made and all(store.is_valid(path) for package in target.packages for path in package.paths):
             _try_environment(prepared, target.environment, store)
 
 

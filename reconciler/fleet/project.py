@@ -6,13 +6,16 @@ import getpass
 import os
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from reconciler.core.store.store import Store
 from reconciler.inventory.inventory import Inventory, load
+from reconciler.inventory.sets import RecipesSet
 from reconciler.inventory.settings import Settings, find_inventory, load_settings, project_directory
-from reconciler.packages.resolver import Resolver
+from reconciler.packages import lock as locks
+from reconciler.packages.lock import Lock
+from reconciler.packages.resolver import PackageSets, Resolver
 from reconciler.transport.connection import ConnectOptions
 
 
@@ -27,6 +30,24 @@ class Project:
     store_root: str
     state_directory: Path
     connect: ConnectOptions
+    lock: Lock = field(default_factory=Lock)
+    package_sets: PackageSets = field(default_factory=PackageSets)
+
+    @property
+    def lock_file(self) -> Path:
+        """Where the inventory's lock stands."""
+        return locks.lock_file(self.inventory.directory)
+
+    @property
+    def recipe_folder(self) -> Path:
+        """Where a new recipe goes: the folder beside the inventory when it is there, else the project's own."""
+        name = next((each.directory for each in self.package_sets.sets if isinstance(each, RecipesSet)), "packages")
+        near = self.inventory.directory / name
+        return near if near.is_dir() else self.directory / name
+
+    def resolver_with(self, lock: Lock) -> Resolver:
+        """A resolver of the same packages that knows other pins."""
+        return Resolver(self.directory, self.inventory.directory, lock, self.package_sets)
 
     def open_store(self) -> Store:
         """The controller's own store, made when it is not there yet."""
@@ -44,15 +65,26 @@ def open_project(
     where = find_inventory(inventory, environment, cwd)
     directory = project_directory(where, cwd)
     loaded = load(where)
+    settings = load_settings(directory)
+    sets = PackageSets(settings.sets, settings.caches, cache_directory(environment))
+    lock = locks.load(locks.lock_file(loaded.directory), shown(locks.lock_file(loaded.directory), cwd))
     return Project(
         inventory=loaded,
-        settings=load_settings(directory),
-        resolver=Resolver(directory, loaded.directory),
+        settings=settings,
+        resolver=Resolver(directory, loaded.directory, lock, sets),
         directory=directory,
         store_root=store_root(environment),
         state_directory=state_directory(environment),
         connect=connect,
+        lock=lock,
+        package_sets=sets,
     )
+
+
+def shown(path: Path, cwd: Path) -> str:
+    """A file as the user would type it."""
+    relative = os.path.relpath(path, cwd)
+    return str(path) if relative.startswith("..") else relative
 
 
 def store_root(environment: Mapping[str, str]) -> str:
@@ -67,6 +99,11 @@ def store_root(environment: Mapping[str, str]) -> str:
 def state_directory(environment: Mapping[str, str]) -> Path:
     """Where the journal is kept: $XDG_STATE_HOME/reconciler."""
     return _home_place(environment, "XDG_STATE_HOME", ".local/state") / "reconciler"
+
+
+def cache_directory(environment: Mapping[str, str]) -> Path:
+    """Where copies are kept of what can be had again: $XDG_CACHE_HOME/reconciler."""
+    return _home_place(environment, "XDG_CACHE_HOME", ".cache") / "reconciler"
 
 
 def _home_place(environment: Mapping[str, str], variable: str, default: str) -> Path:

@@ -52,7 +52,7 @@ class ProfileTarget:
 
     @property
     def target(self) -> Target:
-        return Target(str(self.path), tuple(package.output for package in self.packages))
+        return Target(str(self.path), tuple(path for package in self.packages for path in package.paths))
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,8 @@ class _Maker:
         return self._system(target, desired.architecture) if profile.is_system else target
 
     def environment_target(self, packages: Sequence[Package], priorities: Sequence[int]) -> ProfileTarget:
-        key = tuple(sorted(zip((str(package.output) for package in packages), priorities, strict=True)))
+        pairs = zip(packages, priorities, strict=True)
+        key = tuple(sorted((str(path), priority) for package, priority in pairs for path in package.paths))
         if key not in self._targets:
             plan = environment([Element(StorePath.parse(path), priority) for path, priority in key])
             self._targets[key] = ProfileTarget(plan.output, plan, tuple(packages))
@@ -147,3 +148,11 @@ def environment_graph(plans: Iterable[EnvironmentPlan]) -> Graph:
             plan.manifest_path, plan.manifest_path.name, plan.manifest_contents, plan.manifest_references
         )
     return Graph(derivations, sources)
+
+
+def package_derivations(targets: Iterable[ProfileTarget]) -> list[StorePath]:
+    """The derivations of the targets' packages, each once."""
+    found = {
+        package.derivation: None for target in targets for package in target.packages if package.derivation is not None
+    }
+    return list(found)

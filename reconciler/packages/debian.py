@@ -1,9 +1,9 @@
-"""Orig tarballs of Debian source packages, fetched by apt without touching the system's apt.
+"""Orig tarballs of Debian source packages, and packages (debs.py), fetched by apt without touching the system's apt.
 
 apt is run with a configuration of its own, made from what `apt-config dump` says (proxies, certificates and keys
 count): its lists, caches and sources lie in our cache directory, no hook of the system runs, and no right is needed.
-The private sources are the system's own with `deb` turned into `deb-src`, from sources.list and sources.list.d, in
-both formats. One tarball is downloaded, checked by apt against the signed index and by us against the pinned hash, and
+The private sources are the system's own with `deb` turned into `deb-src` (for packages: only `deb`), from sources.list
+and sources.list.d, in both formats. One tarball is downloaded, checked by apt against the signed index and by us against the pinned hash, and
 kept in the cache by that hash.
 """
 
@@ -42,14 +42,14 @@ def fetch(spec: DebianSpec) -> Path:
     """The tarball, from the cache or from Debian; StoreError when it cannot be had, BuildError for a wrong hash."""
     cache = cache_directory()
     kept = cache / "sources" / f"{spec.sha256.base16}-{spec.file}"
-    if kept.is_file() and _sha256(kept) == spec.sha256:
+    if kept.is_file() and sha256_of(kept) == spec.sha256:
         return kept
     kept.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(str(cache / "apt.lock")):
         apt = Apt.prepare(cache / "apt")
         with tempfile.TemporaryDirectory(dir=kept.parent, prefix=".fetch-") as directory:
             file = _download(apt, spec, Path(directory))
-            found = _sha256(file)
+            found = sha256_of(file)
             if found != spec.sha256:
                 raise wrong_hash(f"{spec.file} of Debian's source package {spec.package}", spec.sha256, found)
             os.chmod(file, 0o644)
@@ -57,7 +57,8 @@ def fetch(spec: DebianSpec) -> Path:
     return kept
 
 
-def _sha256(file: Path) -> Hash:
+def sha256_of(file: Path) -> Hash:
+    """The hash of a file's content."""
     with file.open("rb") as stream:
         return Hash("sha256", hashlib.file_digest(stream, "sha256").digest())
 
@@ -79,21 +80,23 @@ def _download(apt: Apt, spec: DebianSpec, directory: Path) -> Path:
 
 @dataclass(frozen=True)
 class Apt:
-    """apt with everything of its own below `directory`."""
+    """apt with everything of its own below `directory`; for packages of `architecture`, else for source packages."""
 
     directory: Path
+    architecture: str = ""
 
     @classmethod
-    def prepare(cls, directory: Path) -> Apt:
+    def prepare(cls, directory: Path, architecture: str = "") -> Apt:
         """Write the private configuration and sources; StoreError where there is no apt."""
         if shutil.which("apt-get") is None or shutil.which("apt-config") is None:
-            raise StoreError("`debsrc` needs apt, which this machine does not have", hint="use a `url` and its sha256")
-        apt = cls(directory)
+            what = "a pinned toolchain" if architecture else "`debsrc`"
+            raise StoreError(f"{what} needs apt, which this machine does not have", hint="use a `url` and its sha256")
+        apt = cls(directory, architecture)
         for name in ("lists/partial", "cache/archives/partial", "state", "sources"):
             (directory / name).mkdir(parents=True, exist_ok=True)
         system = _command(["apt-config", "dump"], {}, None)
         (directory / "apt.conf").write_text(apt.configuration(system))
-        one_line, stanzas = source_entries(*_system_sources(system))
+        one_line, stanzas = source_entries(*_system_sources(system), "deb" if architecture else "deb-src")
         (directory / "sources" / "source.list").write_text(one_line)
         (directory / "sources" / "source.sources").write_text(stanzas)
         return apt
@@ -111,26 +114,28 @@ class Apt:
         lines = [f'{key} "{self.directory / value}/";' for key, value in own.items()]
         lines += [f'{key} "/dev/null";' for key in ("Dir::Etc::sourcelist", "Dir::Etc::main", "Dir::State::status")]
         lines += ['Dir::Etc::parts "/dev/null/";', 'Acquire::Languages "none";', 'APT::Get::Assume-Yes "true";']
+        if self.architecture:
+            kept = [line for line in kept if not line.startswith("APT::Architecture")]
+            lines += [f'APT::Architecture "{self.architecture}";', f'APT::Architectures {{ "{self.architecture}"; }};']
         return "\n".join([*kept, *lines, ""])
 
     def run(self, *arguments: str, cwd: Path | None = None) -> str:
         return _command(["apt-get", *arguments], {"APT_CONFIG": str(self.directory / "apt.conf")}, cwd)
 
     def update(self) -> None:
-        """Fetch the source indexes. One that fails is not an error yet: another may have what is wanted."""
+        """Fetch the indexes. One that fails is not an error yet: another may have what is wanted."""
         self.run("update", "-q")
 
     def tarballs(self, package: str) -> dict[str, str]:
         """Orig tarballs that the indexes know, each with the `package=version` that has it; empty for none."""
         try:
-            shown = _command(
-                ["apt-cache", "showsrc", "--only-source", package],
-                {"APT_CONFIG": str(self.directory / "apt.conf")},
-                None,
-            )
+            return dict(_tarballs(self.ask("showsrc", "--only-source", package)))
         except StoreError:
             return {}
-        return dict(_tarballs(shown))
+
+    def ask(self, *arguments: str) -> str:
+        """What `apt-cache` answers."""
+        return _command(["apt-cache", *arguments], {"APT_CONFIG": str(self.directory / "apt.conf")}, None)
 
 
 def _tarballs(shown: str) -> Iterator[tuple[str, str]]:
@@ -180,25 +185,28 @@ def _system_sources(configuration: str) -> tuple[list[str], list[str]]:
     return texts[".list"], texts[".sources"]
 
 
-def source_entries(lists: Sequence[str], stanza_files: Sequence[str]) -> tuple[str, str]:
-    """The same archives as sources of source packages: the texts of a .list and of a .sources file."""
-    lines = dict.fromkeys(entry for text in lists for line in text.splitlines() for entry in _one_line(line))
+def source_entries(lists: Sequence[str], stanza_files: Sequence[str], kind: str = "deb-src") -> tuple[str, str]:
+    """The same archives as sources of one kind: the texts of a .list and of a .sources file."""
+    lines = dict.fromkeys(entry for text in lists for line in text.splitlines() for entry in _one_line(line, kind))
     stanzas = dict.fromkeys(
-        converted for text in stanza_files for stanza in re.split(r"\n[ \t]*\n", text) for converted in _stanza(stanza)
+        converted
+        for text in stanza_files
+        for stanza in re.split(r"\n[ \t]*\n", text)
+        for converted in _stanza(stanza, kind)
     )
     return "".join(f"{line}\n" for line in lines), "\n".join(stanzas)
 
 
-def _one_line(line: str) -> Iterator[str]:
+def _one_line(line: str, kind: str) -> Iterator[str]:
     match = _ONE_LINE.match(line.partition("#")[0])
     if match is None:
         return
     options = [option for option in (match["options"] or "").split() if not option.startswith("arch")]
-    yield " ".join(["deb-src", *(["[", *options, "]"] if options else []), match["rest"].strip()])
+    yield " ".join([kind, *(["[", *options, "]"] if options else []), match["rest"].strip()])
 
 
-def _stanza(text: str) -> Iterator[str]:
-    """A deb822 stanza with `Types: deb-src`; none when it is disabled or names no types."""
+def _stanza(text: str, kind: str) -> Iterator[str]:
+    """A deb822 stanza with `Types:` of that kind; none when it is disabled or names no types."""
     lines = [line for line in text.splitlines() if not line.startswith("#") and line.strip()]
     fields = {match["name"].lower(): match["value"].strip().lower() for line in lines if (match := _FIELD.match(line))}
     if "types" not in fields or fields.get("enabled") in ("no", "false", "0", "off", "without", "disable"):
@@ -211,4 +219,4 @@ def _stanza(text: str) -> Iterator[str]:
             dropped = match["name"].lower() in ("types", "architectures", "enabled")
         if not dropped:
             kept.append(line)
-    yield "\n".join(["Types: deb-src", *kept, ""])
+    yield "\n".join([f"Types: {kind}", *kept, ""])

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from reconciler.core.build.toolchain import VARIABLE, host_toolchain
+from reconciler.core.build.toolchain import SHELL_VARIABLE, VARIABLE, host_toolchain
 from reconciler.core.nix.derivation import Derivation, ModuloCache, Output, with_outputs
 from reconciler.core.nix.store_path import StorePath
 from reconciler.packages import stage
 from reconciler.packages.model import Package, Source
-from reconciler.packages.recipe import DebianSpec, PathSpec, SourceSpec, UrlSpec, variable_name
-from reconciler.packages.sources import DebianSource, TextSource, TreeSource
+from reconciler.packages.recipe import DebianSpec, GitSpec, PypiSpec, SourceSpec, UrlSpec, variable_name
+from reconciler.packages.sources import DebianSource, PypiSource, TextSource, TreeSource
+from reconciler.packages.toolchain import Toolchain
 
 Lookup = Callable[[StorePath], Derivation]
 _SHELL = "/bin/sh"
@@ -45,8 +46,8 @@ def fetchurl(spec: UrlSpec) -> Named:
         "preferLocalBuild": "1",
         "system": "builtin",
         "unpack": "",
-        "url": spec.url,
-        "urls": spec.url,
+        "url": spec.urls[0],
+        "urls": " ".join(spec.urls),
     }
     output = Output(None, "sha256", spec.sha256.base16)
     return _named(Derivation({"out": output}, {}, (), "builtin", "builtin:fetchurl", (), environment), spec.file, _none)
@@ -61,18 +62,22 @@ class Made:
     fetched: Named | None = None
 
 
-def make_source(spec: SourceSpec) -> Made:
-    """The store path of a source, hashed from disk where it lies there. UsageError when it cannot be read."""
+def make_source(spec: SourceSpec, git: Callable[[GitSpec], Source]) -> Made:
+    """The store path of a source, hashed from disk where it lies there; `git` looks up that of a repository. UsageError
+    when it cannot be read."""
     if isinstance(spec, UrlSpec):
         fetched = fetchurl(spec)
         return Made(fetched.output, fetched=fetched)
-    source: Source = DebianSource.of(spec) if isinstance(spec, DebianSpec) else TreeSource.of(_path(spec))
+    source: Source
+    if isinstance(spec, DebianSpec):
+        source = DebianSource.of(spec)
+    elif isinstance(spec, PypiSpec):
+        source = PypiSource.of(spec)
+    elif isinstance(spec, GitSpec):
+        source = git(spec)
+    else:
+        source = TreeSource.of(spec)
     return Made(source.path, source=source)
-
-
-def _path(spec: SourceSpec) -> PathSpec:
-    assert isinstance(spec, PathSpec)
-    return spec
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,9 @@ class Parts:
     architecture: str
     sources: tuple[Made, ...]
     inputs: tuple[Package, ...]
+    outputs: tuple[str, ...] = ("out",)
+    check: str = ""
+    toolchain: Toolchain | None = None  # the host's, where there is none
 
 
 def derive(parts: Parts, lookup: Lookup, cache: ModuloCache) -> Named:
@@ -94,29 +102,47 @@ def derive(parts: Parts, lookup: Lookup, cache: ModuloCache) -> Named:
         **{variable_name(package.name): str(package.output) for package in inputs},
         "build": parts.build,
         "builder": _SHELL,
-        "inputs": " ".join(str(package.output) for package in inputs),
+        "inputs": " ".join(str(path) for package in inputs for path in package.everything),
         "name": name,
-        "out": "",
+        **dict.fromkeys(parts.outputs, ""),
         "pname": parts.name,
         "srcs": " ".join(str(source.path) for source in sources),
         "system": parts.architecture,
-        VARIABLE: host_toolchain(),
+        **_toolchain(parts.toolchain),
         "version": parts.version,
     }
     if sources:
         environment["src"] = str(sources[0].path)
-    needed = [package.derivation for package in inputs] + [made.fetched.path for made in sources if made.fetched]
-    given = [package.output for package in inputs if package.derivation is None]
+    if parts.outputs != ("out",):
+        environment["outputs"] = " ".join(parts.outputs)
+    if parts.check:
+        environment["check"] = parts.check
+    needed: dict[StorePath, tuple[str, ...]] = {made.fetched.path: ("out",) for made in sources if made.fetched}
+    needed |= {
+        package.derivation: tuple(sorted(package.outputs)) for package in inputs if package.derivation is not None
+    }
+    given = [path for package in inputs if package.derivation is None for path in package.paths]
     blank = Derivation(
-        outputs={"out": Output(None)},
-        input_derivations={path: ("out",) for path in needed if path is not None},
-        input_sources=(STAGE.path, *given, *(made.path for made in sources if made.source)),
+        outputs={output: Output(None) for output in parts.outputs},
+        input_derivations=needed,
+        input_sources=(STAGE.path, *_trees(parts.toolchain), *given, *(made.path for made in sources if made.source)),
         system=parts.architecture,
         builder=_SHELL,
         arguments=("-e", str(STAGE.path)),
         environment=environment,
     )
     return _named(blank, name, lookup, cache)
+
+
+def _toolchain(chosen: Toolchain | None) -> dict[str, str]:
+    """The variables that name a toolchain."""
+    if chosen is None:
+        return {VARIABLE: host_toolchain()}
+    return {VARIABLE: str(chosen.tools.path), SHELL_VARIABLE: str(chosen.shell.path)}
+
+
+def _trees(chosen: Toolchain | None) -> tuple[StorePath, ...]:
+    return () if chosen is None else tuple(tree.path for tree in chosen.trees)
 
 
 def _named(blank: Derivation, name: str, lookup: Lookup, cache: ModuloCache | None = None) -> Named:

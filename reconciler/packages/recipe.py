@@ -2,16 +2,25 @@
 
     version: 2.10                       or  versions:         version to the keys that it says otherwise
     description, home                         1.0:
-    toolchain: host                           2.0: {source: {path: greet-2}, inputs: [words@2]}
+    toolchain: debian-12                      2.0: {source: {path: greet-2}, inputs: [words@2]}
     source: SOURCE                      or  sources: [SOURCE, ...]
     inputs: [words, shell-kit@1]        other packages, by reference
-    build: |                            a shell script; without it: ./configure --prefix=$out; make; make install
+    build: |                            a shell script; or, instead of one,
+    kind: autotools                     script, files or python-app (kinds.py); autotools where neither is said
+    runtime: [jq]                       kind script: what its PATH begins with
+    install: {bin/tool: tool}           kind files: what goes where
+    outputs: [out, man]                 several outputs; what belongs into bin, dev, man and doc is moved there
+    check: |                            a script that runs after the build, with the package on PATH
 
     SOURCE    {path: FILE-OR-DIRECTORY}                            relative to the recipe
-              {url: URL, sha256: HASH, file: NAME?}                fetched by the builder
+              {url: URL, sha256: HASH, file: NAME?}                fetched by the builder; `urls: [...]`: mirrors
               {debsrc: PACKAGE, sha256: HASH, version: V?, file: NAME?}
                                         the orig tarball of a Debian source package, fetched by the controller's apt;
                                         `version` is upstream's as Debian spells it, `file` PACKAGE_VERSION.orig.tar.gz
+              {pypi: PROJECT, sha256: HASH, version: V?, file: NAME?}
+                                        a wheel, fetched by the controller's pip; `file`: its name, where that is not
+                                        PROJECT-VERSION-py3-none-any.whl
+              {git: URL, ref: BRANCH-OR-TAG?}, or commit: COMMIT   a commit's tree, pinned in the lock
 
 Every value is text, as it is written. All faults of a recipe are told at once, each with file, line and column.
 """
@@ -22,6 +31,7 @@ import re
 from collections.abc import Mapping as MappingType
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from reconciler.core.errors import Faults, FormatError
 from reconciler.core.nix.hashes import Hash
@@ -30,11 +40,18 @@ from reconciler.inventory import yaml
 from reconciler.inventory.desired import Position
 from reconciler.inventory.faults import InputError
 from reconciler.inventory.yaml import Mapping
+from reconciler.packages import kinds
+from reconciler.packages.toolchain import HOST
 from reconciler.packages.written import WrittenRecipe, WrittenSource, WrittenVersion, find, read
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_+.\-]*")
 _VERSION = re.compile(r"[0-9][A-Za-z0-9_+.\-?=]*")
 _FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_+.\-?=]*")
+_OUTPUT = re.compile(r"[a-z][a-z0-9_]*")
+_GIT = re.compile(r"(?:https?|ssh|git|file)://[^\s'\"]+|[A-Za-z0-9_.-]+@[A-Za-z0-9_.-]+:[^\s'\"]+")
+_REF = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./+-]*")
+_COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
+_PYPI = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
 _DEBIAN = re.compile(r"[a-z0-9][a-z0-9+.\-]+")
 
 # Variables that a build script relies on, and that an input of that name would hide.
@@ -42,6 +59,7 @@ RESERVED = frozenset(
     {"name", "pname", "version", "system", "builder", "src", "srcs", "inputs", "build", "toolchain", "out"}
     | {"PATH", "HOME", "TMPDIR", "TEMPDIR", "TMP", "TEMP", "PWD", "TERM", "NIX_STORE", "NIX_BUILD_TOP"}
     | {"NIX_BUILD_CORES", "NIX_LOG_FD", "NIX_OUTPUT_CHECKED", "SHELL", "CONFIG_SHELL", "SOURCE_DATE_EPOCH", "TZ"}
+    | {"outputs", "check", "directory", "own", "toolchainShell"}
     | {"CPPFLAGS", "LDFLAGS", "PKG_CONFIG_PATH", "CMAKE_PREFIX_PATH", "LC_ALL", "IFS"}
 )
 
@@ -59,9 +77,9 @@ class PathSpec:
 
 @dataclass(frozen=True)
 class UrlSpec:
-    """A file on a server. `file` names it in the store."""
+    """A file on a server, or on several. `file` names it in the store."""
 
-    url: str
+    urls: tuple[str, ...]
     file: str
     sha256: Hash
 
@@ -75,7 +93,27 @@ class DebianSpec:
     sha256: Hash
 
 
-SourceSpec = PathSpec | UrlSpec | DebianSpec
+@dataclass(frozen=True)
+class PypiSpec:
+    """The wheel `file` of version `version` of the project `project` on the Python package index."""
+
+    project: str
+    version: str
+    file: str
+    sha256: Hash
+
+
+@dataclass(frozen=True)
+class GitSpec:
+    """A commit of a repository: `commit` in full, or what the branch or tag `ref` is; with neither, its HEAD."""
+
+    url: str
+    ref: str | None
+    commit: str | None
+    position: Position
+
+
+SourceSpec = PathSpec | UrlSpec | DebianSpec | PypiSpec | GitSpec
 
 
 @dataclass(frozen=True)
@@ -95,6 +133,10 @@ class Variant:
     inputs: tuple[Input, ...]
     build: str
     position: Position
+    outputs: tuple[str, ...] = ("out",)
+    check: str = ""
+    toolchain: str = HOST
+    toolchain_position: Position | None = None
 
 
 @dataclass(frozen=True)
@@ -165,26 +207,57 @@ class _Reader:
             split = parse_drv_name(f"{name}-{version}")[0]
             self._fault(location, f"Nix would read the name '{name}' as '{split}'", "no digit after a dash in a name")
         if (body and body.toolchain) is None and given.toolchain is None:
-            self._fault(location, "'toolchain' is missing", "write `toolchain: host`")
+            self._fault(location, "'toolchain' is missing", "write `toolchain: debian-12`, or `toolchain: host`")
         own = body is not None and (body.source is not None or body.sources is not None)
+        merged = _Merged(body, given, location)
         return Variant(
             version=version,
             sources=self._sources(body if own and body else given, location if own else (), version),
-            inputs=self._inputs(body, given, location),
-            build=(body and body.build) or given.build or "",
+            inputs=self._inputs(merged, "inputs") + self._inputs(merged, "runtime"),
+            build=self._build(merged),
             position=position,
+            outputs=self._outputs(merged),
+            check=merged.get("check") or "",
+            toolchain=merged.get("toolchain") or HOST,
+            toolchain_position=find(self._root, merged.place("toolchain"))[1],
         )
 
-    def _inputs(
-        self, body: WrittenVersion | None, given: WrittenRecipe, location: tuple[str, ...]
-    ) -> tuple[Input, ...]:
-        own = body is not None and body.inputs is not None
-        written = (body.inputs if own and body else given.inputs) or []
-        place = (*location, "inputs") if own else ("inputs",)
+    def _build(self, merged: _Merged) -> str:
+        kind, build = merged.get("kind"), merged.get("build")
+        for key in ("runtime", "install"):
+            if merged.get(key) is not None and key not in kinds.KEYS.get(kind or "", ()):
+                wanted = next(name for name, keys in kinds.KEYS.items() if key in keys)
+                self._fault(merged.place(key), f"'{key}' means nothing here", f"it belongs to `kind: {wanted}`")
+        if build is not None:
+            if kind is not None:
+                self._fault(merged.place("build"), "'build' and 'kind' cannot stand side by side")
+            return str(build)
+        if kind == kinds.SCRIPT:
+            names = (_bare(reference) for reference in merged.get("runtime") or [])
+            return kinds.script([variable_name(name) for name in names])
+        if kind == kinds.FILES:
+            install = merged.get("install") or {}
+            for path in (*install, *install.values()):
+                if wrong := kinds.wrong_place(path):
+                    self._fault(merged.place("install"), wrong)
+            return kinds.files(install)
+        return kinds.PYTHON_BUILD if kind == kinds.PYTHON else ""
+
+    def _outputs(self, merged: _Merged) -> tuple[str, ...]:
+        outputs = tuple(merged.get("outputs") or ("out",))
+        for output in outputs:
+            if not _OUTPUT.fullmatch(output) or output in RESERVED - {"out"}:
+                self._fault(merged.place("outputs"), f"'{output}' cannot name an output", "out, bin, dev, man, doc, …")
+        if "out" not in outputs or len(set(outputs)) < len(outputs):
+            self._fault(merged.place("outputs"), "'outputs' names each output once, and 'out' among them")
+        return outputs
+
+    def _inputs(self, merged: _Merged, key: str) -> tuple[Input, ...]:
+        place = merged.place(key)
         found = []
-        for index, reference in enumerate(written):
+        for index, reference in enumerate(merged.get(key) or []):
             _, position = find(self._root, (*place, index))
-            name = reference.partition("@")[0]
+            name = _bare(reference)
             if variable_name(name) in RESERVED:
                 self._fault((*place, index), f"the input '{name}' would hide the variable ${name} of the build script")
             found.append(Input(reference, position))
@@ -201,17 +274,47 @@ class _Reader:
     def _source(self, given: WrittenSource, location: tuple[int | str, ...], version: str) -> SourceSpec | None:
         if given.path is not None:
             return self._path_source(given.path, (*location, "path"))
+        if given.git is not None:
+            return self._git(given, location)
         digest = self._hash(given.sha256 or "", (*location, "sha256"))
-        if given.url is not None:
-            file = given.file or given.url.partition("?")[0].partition("#")[0].rstrip("/").rpartition("/")[2]
-            self._check_file(file, (*location, "file" if given.file else "url"))
-            return UrlSpec(given.url, file, digest) if digest else None
+        urls = (given.url,) if given.url is not None else tuple(given.urls or ())
+        if urls:
+            file = given.file or urls[0].partition("?")[0].partition("#")[0].rstrip("/").rpartition("/")[2]
+            key = "file" if given.file else "url" if given.url else "urls"
+            self._check_file(file, (*location, key))
+            return UrlSpec(urls, file, digest) if digest else None
+        if given.pypi is not None:
+            return self._pypi(given, location, version, digest)
         package = given.debsrc or ""
         if not _DEBIAN.fullmatch(package):
             self._fault((*location, "debsrc"), f"'{package}' cannot name a Debian source package")
         file = given.file or f"{package}_{given.version or version}.orig.tar.gz"
         self._check_file(file, (*location, "file" if given.file else "debsrc"))
         return DebianSpec(package, file, digest) if digest else None
+
+    def _pypi(
+        self, given: WrittenSource, location: tuple[int | str, ...], version: str, digest: Hash | None
+    ) -> PypiSpec | None:
+        project, wanted = given.pypi or "", given.version or version
+        if not _PYPI.fullmatch(project):
+            self._fault((*location, "pypi"), f"'{project}' cannot name a project of the Python package index")
+        file = given.file or f"{re.sub(r'[-_.]+', '_', project).lower()}-{wanted}-py3-none-any.whl"
+        self._check_file(file, (*location, "file" if given.file else "pypi"))
+        if not file.endswith(".whl"):
+            self._fault((*location, "file"), f"'{file}' is not a wheel", "a wheel's name ends in .whl")
+        return PypiSpec(project, wanted, file, digest) if digest else None
+
+    def _git(self, given: WrittenSource, location: tuple[int | str, ...]) -> GitSpec:
+        url, ref, commit = given.git or "", given.ref, given.commit
+        if not _GIT.fullmatch(url):
+            hint = "https://…, ssh://…, git://…, file://…, or user@host:path"
+            self._fault((*location, "git"), f"'{url}' is not the URL of a repository", hint)
+        if ref is not None and (commit is not None or not _REF.fullmatch(ref) or ".." in ref):
+            wrong = "stands beside 'commit'" if commit is not None else "cannot name a branch or a tag"
+            self._fault((*location, "ref"), f"'{ref}' {wrong}")
+        if commit is not None and not _COMMIT.fullmatch(commit):
+            self._fault((*location, "commit"), f"'{commit}' is not a whole commit", "40 hexadecimal digits")
+        return GitSpec(url, ref, commit, find(self._root, (*location, "git"))[1])
 
     def _path_source(self, written: str, location: tuple[int | str, ...]) -> PathSpec | None:
         _, position = find(self._root, location)
@@ -234,6 +337,28 @@ class _Reader:
     def _check_file(self, file: str, location: tuple[int | str, ...]) -> None:
         if not _FILE.fullmatch(file):
             self._fault(location, f"'{file}' cannot name a file in the store", "say another with `file:`")
+
+
+@dataclass(frozen=True)
+class _Merged:
+    """The keys of one version: its own where it says them, else the recipe's."""
+
+    body: WrittenVersion | None
+    given: WrittenRecipe
+    location: tuple[str, ...]
+
+    def get(self, key: str) -> Any:
+        own = getattr(self.body, key) if self.body is not None else None
+        return getattr(self.given, key) if own is None else own
+
+    def place(self, key: str) -> tuple[str, ...]:
+        own = self.body is not None and getattr(self.body, key) is not None
+        return (*self.location, key) if own else (key,)
+
+
+def _bare(reference: str) -> str:
+    """The name in a reference, without set, version and output."""
+    return reference.rpartition(":")[2].partition("@")[0]
 
 
 def variable_name(package: str) -> str:

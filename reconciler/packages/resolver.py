@@ -1,83 +1,133 @@
-"""From a reference to a package: which recipe and version it means, and what that will be called in the store.
+"""From a reference to a package: which set has it, which version it means, and what that is called in the store.
 
-    reference  NAME | NAME@VERSION | /nix/store/HASH-NAME
+    reference  NAME | NAME@VERSION | SET:NAME | SET:NAME@VERSION | /nix/store/HASH-NAME
 
-Recipes are looked up in packages/ beside the inventory, then at the project's root. Nothing is written to any store,
-and no host is asked: what a reference means follows from the files and from this machine's toolchain alone.
+What the lock pins is taken as it stands there; what it lacks is looked up in the sets, in their order, and told by
+`unlocked`. Nothing is written to any store, and no host is asked: what a reference means follows from the files, from
+the lock, and from this machine's toolchain.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from reconciler.core.errors import FormatError, UsageError
-from reconciler.core.nix.derivation import Derivation, ModuloCache
+from reconciler.core.errors import FormatError, StoreError, UsageError
+from reconciler.core.nix.derivation import Derivation
 from reconciler.core.nix.store_path import STORE_DIR, StorePath, parse_drv_name
+from reconciler.core.store.binary_cache import BinaryCache, Caches
 from reconciler.inventory.desired import Position
-from reconciler.inventory.names import did_you_mean, nearest
-from reconciler.packages import recipe as recipes
-from reconciler.packages import versions
-from reconciler.packages.derive import STAGE, Made, Named, Parts, derive, make_source
-from reconciler.packages.model import Graph, Package, Source
-from reconciler.packages.recipe import Recipe, SourceSpec, Variant
-from reconciler.packages.sources import GivenPath
+from reconciler.inventory.names import did_you_mean
+from reconciler.inventory.sets import DEFAULT_SETS, RECIPES, CacheSpec, ChannelSet, NixSet, RecipesSet, SetSpec
+from reconciler.packages import git_sources
+from reconciler.packages.channel import Channel
+from reconciler.packages.lock import Lock, LockEntry
+from reconciler.packages.model import Graph, NotThereError, Package, Source
+from reconciler.packages.nix_sets import NixPackages
+from reconciler.packages.recipe import GitSpec, Recipe
+from reconciler.packages.recipe_sets import Recipes
+from reconciler.packages.sources import CachedPath, GivenPath
 
-FOLDER = "packages"
-_SUFFIX = ".yml"
 
+@dataclass(frozen=True)
+class PackageSets:
+    """What reconciler.yml says of packages, and where copies of channels' files are kept."""
 
-def _error(origin: Position | None, message: str, hint: str | None = None) -> UsageError:
-    return UsageError(f"{origin}: {message}" if origin else message, hint)
+    sets: tuple[SetSpec, ...] = DEFAULT_SETS
+    caches: tuple[CacheSpec, ...] = ()
+    cache_directory: Path = field(default_factory=lambda: Path.home() / ".cache/reconciler")
 
 
 class Resolver:
     """Remembers what it has read: one for each run."""
 
-    def __init__(self, project: Path, inventory_dir: Path) -> None:
-        self._project = project.absolute()
-        self._folders = tuple(dict.fromkeys(folder.absolute() / FOLDER for folder in (inventory_dir, project)))
-        self._recipes: dict[str, Recipe] = {}
-        self._packages: dict[tuple[str, str, str], Package] = {}
-        self._making: list[tuple[str, Position | None]] = []
-        self._made: dict[SourceSpec, Made] = {}
+    def __init__(
+        self, project: Path, inventory_dir: Path, lock: Lock | None = None, sets: PackageSets | None = None
+    ) -> None:
+        chosen = sets or PackageSets()
+        self._lock = lock or Lock()
+        self._used: dict[tuple[str, str], LockEntry] = {}
+        root = project.absolute()
+        named = [each.directory for each in chosen.sets if isinstance(each, RecipesSet)]
+        folders = [folder.absolute() / name for name in named for folder in (inventory_dir, project)]
         self._derivations: dict[StorePath, Derivation] = {}
-        self._sources: dict[StorePath, Source] = {STAGE.path: STAGE}
-        self._cache = ModuloCache()
+        self._sources: dict[StorePath, Source] = {}
+        self._recipes = Recipes(folders, root, self.resolve, self._git, (self._derivations, self._sources))
+        self._channels = {
+            each.name: Channel(each, root, chosen.cache_directory)
+            for each in chosen.sets
+            if isinstance(each, ChannelSet)
+        }
+        self._expressions = {
+            each.name: NixPackages(each, root, chosen.cache_directory, (self._derivations, self._sources))
+            for each in chosen.sets
+            if isinstance(each, NixSet)
+        }
+        self._order = tuple(dict.fromkeys(each.name for each in chosen.sets))
+        self._given: dict[StorePath, Source] = {}
+        self.caches = Caches([BinaryCache(each.url, each.keys) for each in chosen.caches]) if chosen.caches else None
 
     # --- questions ----------------------------------------------------------------------------------------------------
 
     def resolve(self, reference: str, architecture: str, origin: Position | None = None) -> Package:
         """What `reference` means on `architecture`. `origin` is where it stands.
 
-        UsageError, at `origin`, for a name or version that there is not; Faults for a recipe that is wrong.
+        UsageError, at `origin`, for a name or version that there is not; Faults for a recipe that is wrong; StoreError
+        when a channel's cache cannot be asked.
         """
         if reference.startswith("/"):
-            return self._given(reference, origin)
-        head, colon, _ = reference.partition(":")
-        if colon:
-            raise _error(origin, f"there is no package set '{head}'", "packages come from recipes and from store paths")
-        name, at, wanted = reference.partition("@")
-        recipe = self._recipe(name, origin)
-        return self._package(recipe, self._variant(recipe, wanted if at else None, reference, origin), architecture)
+            return self._path(reference, origin)
+        pin = self._lock.get(reference, architecture)
+        try:
+            entry = pin or self._look_up(reference, architecture)
+            package = self._package(entry)
+        except NotThereError as error:
+            raise UsageError(f"{origin}: {error.message}" if origin else error.message, error.hint) from None
+        self._used[reference, architecture] = entry
+        return package
 
     def names(self) -> tuple[str, ...]:
         """The packages that there are recipes for, sorted."""
-        found = {path.stem for folder in self._folders if folder.is_dir() for path in folder.glob(f"*{_SUFFIX}")}
-        return tuple(sorted(found))
+        return self._recipes.names()
 
     def recipe(self, name: str) -> Recipe:
         """The recipe of a package; UsageError when there is none."""
-        return self._recipe(name, None)
+        if not self._recipes.has(name):
+            raise self._nowhere(name)
+        return self._recipes.recipe(name)
+
+    @property
+    def channels(self) -> tuple[Channel, ...]:
+        """The channels, in their order."""
+        return tuple(self._channels.values())
+
+    @property
+    def expressions(self) -> Mapping[str, NixPackages]:
+        """The sets that are Nix expressions, by name."""
+        return self._expressions
+
+    def pin_of(self, reference: str, architecture: str) -> LockEntry | None:
+        """What the lock says of a reference."""
+        return self._lock.get(reference, architecture)
+
+    def used(self) -> tuple[LockEntry, ...]:
+        """What every reference that was resolved means, those of recipes' inputs included; `at` and `by` are empty
+        where the lock has no entry for it yet."""
+        return tuple(self._used[key] for key in sorted(self._used))
+
+    def unlocked(self) -> tuple[LockEntry, ...]:
+        """Those of `used` that the lock lacks."""
+        return tuple(entry for entry in self.used() if not entry.at)
 
     def graph(self, packages: Iterable[Package]) -> Graph:
-        """Everything that is needed to build `packages`, which this resolver has resolved."""
+        """Everything that is needed to build or fetch `packages`, which this resolver has resolved."""
         derivations: dict[StorePath, Derivation] = {}
         sources: dict[StorePath, Source] = {}
         todo: list[StorePath] = []
         for package in packages:
             if package.derivation is None:
-                sources[package.output] = GivenPath(package.output)
+                sources.update((path, self._given[path]) for path in package.paths)
             else:
                 todo.append(package.derivation)
         while todo:
@@ -85,92 +135,123 @@ class Resolver:
             if path not in derivations:
                 derivations[path] = self._derivations[path]
                 todo.extend(derivations[path].input_derivations)
-                sources.update((source, self._sources[source]) for source in derivations[path].input_sources)
+                sources.update((source, self._source(source)) for source in derivations[path].input_sources)
         return Graph(derivations, sources)
+
+    def _source(self, path: StorePath) -> Source:
+        return self._sources.get(path) or self._given[path]
+
+    def _git(self, spec: GitSpec) -> Source:
+        """The source of a repository, as the lock says, else as it is now."""
+        reference = git_sources.reference(spec)
+        entry = self._lock.get(reference, git_sources.SYSTEM)
+        if entry is None or entry.path is None:
+            try:
+                entry = git_sources.look_up(spec)
+            except StoreError as error:
+                raise UsageError(f"{spec.position}: {error.message}", error.hint) from None
+        self._used[entry.key] = entry
+        return git_sources.source(entry, spec)
 
     # --- a store path -------------------------------------------------------------------------------------------------
 
-    def _given(self, reference: str, origin: Position | None) -> Package:
+    def _path(self, reference: str, origin: Position | None) -> Package:
+        place = f"{origin}: " if origin else ""
         try:
             path = StorePath.parse(reference)
         except FormatError as error:
             hint = error.hint or f"a package is a name, or a path in {STORE_DIR}"
-            raise _error(origin, error.message, hint) from None
+            raise UsageError(f"{place}{error.message}", hint) from None
         if path.is_derivation:
-            raise _error(origin, f"{path} is a derivation, not a package", "name one of its outputs")
-        self._sources[path] = GivenPath(path)
+            raise UsageError(f"{place}{path} is a derivation, not a package", "name one of its outputs")
+        self._given.setdefault(path, GivenPath(path, self.everywhere))
         name, version = parse_drv_name(path.name)
         return Package(name, version, path, None)
 
-    # --- recipes ------------------------------------------------------------------------------------------------------
+    @property
+    def everywhere(self) -> tuple[Caches, ...]:
+        """Every cache that is known: those that are asked before builds, then those of the channels."""
+        own = () if self.caches is None else (self.caches,)
+        return (*own, *(channel.caches for channel in self._channels.values()))
 
-    def _recipe(self, name: str, origin: Position | None) -> Recipe:
-        if name not in self._recipes:
-            file = self._file(name)
-            if file is None:
-                shown = ", ".join(self._shown(folder) for folder in self._folders)
-                hint = did_you_mean(name, self.names()) or f"recipes are looked up in {shown}"
-                raise _error(origin, f"there is no package '{name}'", hint)
-            self._recipes[name] = recipes.load(file, self._shown(file))
-        return self._recipes[name]
+    # --- a name -------------------------------------------------------------------------------------------------------
 
-    def _file(self, name: str) -> Path | None:
-        if not recipes.NAME.fullmatch(name):
-            return None
-        candidates = (folder / f"{name}{_SUFFIX}" for folder in self._folders)
-        return next((file for file in candidates if file.is_file()), None)
-
-    def _shown(self, path: Path) -> str:
-        """A path as messages name it: from the project's root where it lies below."""
-        return str(path.relative_to(self._project)) if path.is_relative_to(self._project) else str(path)
-
-    def _variant(self, recipe: Recipe, wanted: str | None, reference: str, origin: Position | None) -> Variant:
-        known = versions.newest_first(recipe.versions)
-        found = next((version for version in known if wanted is None or versions.matches(version, wanted)), None)
-        if found is None:
-            listed = ", ".join(known)
-            near = nearest(wanted or "", known)
-            hint = f"did you mean '{recipe.name}@{near}'?  {recipe.name} has {listed}" if near else None
-            raise _error(origin, f"there is no {reference}", hint or f"{recipe.name} has {listed}")
-        return recipe.versions[found]
-
-    def _package(self, recipe: Recipe, variant: Variant, architecture: str) -> Package:
-        key = (recipe.name, variant.version, architecture)
-        if key not in self._packages:
-            self._packages[key] = self._make(recipe, variant, architecture)
-        return self._packages[key]
-
-    def _make(self, recipe: Recipe, variant: Variant, architecture: str) -> Package:
-        label = f"{recipe.name}@{variant.version}"
-        if label in (made for made, _ in self._making):
-            circle = [made for made, _ in self._making]
-            names = " -> ".join([*circle[circle.index(label) :], label])
-            raise _error(self._making[-1][1], f"these packages are inputs of each other: {names}")
-        inputs = []
-        for wanted in variant.inputs:
-            self._making.append((label, wanted.position))
+    def _look_up(self, reference: str, architecture: str) -> LockEntry:
+        """What a reference means that is not pinned: the first set that has the name and a version that matches."""
+        only, name, wanted = _split(reference)
+        if only and only not in self._order:
+            hint = (
+                did_you_mean(only, self._order)
+                or f"the sets are {', '.join(self._order)}; reconciler.yml says others by `sets:`"
+            )
+            raise NotThereError(f"there is no package set '{only}'", hint)
+        lacking: list[NotThereError] = []
+        for each in (only,) if only else self._order:
+            if not self._has(each, name, architecture):
+                continue
             try:
-                inputs.append(self.resolve(wanted.reference, architecture, wanted.position))
-            finally:
-                self._making.pop()
-        sources = [self._source(spec) for spec in variant.sources]
-        named = derive(
-            Parts(recipe.name, variant.version, variant.build, architecture, tuple(sources), tuple(inputs)),
-            self._derivations.__getitem__,
-            self._cache,
+                return self._in_set(each, name, wanted, reference, architecture)
+            except NotThereError as error:
+                lacking.append(error)
+        raise lacking[0] if lacking else self._nowhere(name, only)
+
+    def _has(self, chosen: str, name: str, architecture: str) -> bool:
+        if chosen in self._expressions:
+            return self._expressions[chosen].has(name, architecture)
+        return self._recipes.has(name) if chosen == RECIPES else self._channels[chosen].has(name)
+
+    def _in_set(self, chosen: str, name: str, wanted: str | None, reference: str, architecture: str) -> LockEntry:
+        if chosen == RECIPES:
+            version = self._recipes.find(name, wanted, reference).version
+            return LockEntry(reference, architecture, RECIPES, version, at="", by="")
+        if chosen in self._expressions:
+            return self._expressions[chosen].find(name, wanted, architecture, reference)
+        found = self._channels[chosen].find(name, wanted, architecture, reference)
+        return LockEntry(
+            reference,
+            architecture,
+            chosen,
+            found.version or "0",
+            at="",
+            by="",
+            path=found.path,
+            also=found.also,
+            size=found.size,
+            release=found.release,
         )
-        self._keep(named)
-        return Package(recipe.name, variant.version, named.output, named.path)
 
-    def _source(self, spec: SourceSpec) -> Made:
-        if spec not in self._made:
-            made = make_source(spec)
-            if made.source is not None:
-                self._sources[made.path] = made.source
-            if made.fetched is not None:
-                self._keep(made.fetched)
-            self._made[spec] = made
-        return self._made[spec]
+    def _nowhere(self, name: str, only: str = "") -> NotThereError:
+        where = [only] if only else list(self._order)
+        known = list(self._recipes.names()) if RECIPES in where else []
+        channels = [each for each in where if each != RECIPES]
+        for each in channels:
+            if each in self._channels:
+                known += sorted(self._channels[each].listed.names())
+        shown = [f"recipes are looked up in {self._recipes.shown}"] if RECIPES in where else []
+        shown += [f"reconciler packages search {name}"] if channels else []
+        return NotThereError(f"there is no package '{name}'", did_you_mean(name, known) or "; ".join(shown))
 
-    def _keep(self, named: Named) -> None:
-        self._derivations[named.path] = named.derivation
+    def _package(self, entry: LockEntry) -> Package:
+        """The package of an entry, whether it was pinned or looked up."""
+        _, name, _ = _split(entry.reference)
+        if entry.set == RECIPES:
+            return self._recipes.package(name, self._recipes.pinned(name, entry), entry.system)
+        if entry.set in self._expressions and entry.derivation is not None:
+            return self._expressions[entry.set].package(name, entry)
+        channel = self._channels.get(entry.set)
+        if channel is None or entry.path is None:
+            place = f"{entry.position}: " if entry.position else ""
+            raise UsageError(
+                f"{place}{entry.reference} is locked in the set '{entry.set}', which reconciler.yml does not have",
+                f"name the set again, or: reconciler lock --update {entry.reference}",
+            )
+        for path in (entry.path, *entry.also):
+            self._given.setdefault(path, CachedPath(path, channel.caches))
+        return Package(name, entry.version, entry.path, None, also=entry.also)
+
+
+def _split(reference: str) -> tuple[str, str, str | None]:
+    """The set ("" for whichever has it), the name, and the version that is asked for."""
+    head, colon, rest = reference.partition(":")
+    name, at, version = (rest if colon else head).partition("@")
+    return head if colon else "", name, version if at else None

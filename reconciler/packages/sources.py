@@ -9,9 +9,11 @@ from pathlib import Path
 from reconciler.core.errors import StoreError, UsageError
 from reconciler.core.nix import nar
 from reconciler.core.nix.store_path import StorePath, fixed_path, source_path, text_path
+from reconciler.core.store.binary_cache import Caches
 from reconciler.core.store.store import Store
-from reconciler.packages import debian
-from reconciler.packages.recipe import DebianSpec, PathSpec
+from reconciler.core.store.substitute import substitute
+from reconciler.packages import debian, pypi
+from reconciler.packages.recipe import DebianSpec, PathSpec, PypiSpec
 
 _NOT_ALLOWED = re.compile(r"[^0-9a-zA-Z+\-._?=]")
 
@@ -75,18 +77,55 @@ class DebianSource:
 
 
 @dataclass(frozen=True)
-class GivenPath:
-    """A store path that was given as such: nothing says how to make it."""
+class PypiSource:
+    """A wheel of the Python package index."""
 
     path: StorePath
+    spec: PypiSpec
+
+    @classmethod
+    def of(cls, spec: PypiSpec) -> PypiSource:
+        return cls(fixed_path(spec.file, spec.sha256, recursive=False), spec)
 
     def add_to(self, store: Store) -> None:
         if not store.is_valid(self.path):
+            store.add_fixed(self.spec.file, str(pypi.fetch(self.spec)), self.spec.sha256)
+
+
+@dataclass(frozen=True)
+class CachedPath:
+    """A store path of a channel: fetched from its binary cache, with all that it refers to."""
+
+    path: StorePath
+    caches: Caches
+
+    def add_to(self, store: Store) -> None:
+        substitute(store, self.caches, [self.path])
+
+
+@dataclass(frozen=True)
+class GivenPath:
+    """A store path that was given as such: nothing says how to make it, but a cache may have it."""
+
+    path: StorePath
+    caches: tuple[Caches, ...] = ()
+
+    def add_to(self, store: Store) -> None:
+        if store.is_valid(self.path):
+            return
+        caches = self.cached()
+        if caches is None:
             raise self.missing
+        substitute(store, caches, [self.path])
+
+    def cached(self) -> Caches | None:
+        """The caches that have it; None when none does."""
+        return next((caches for caches in self.caches if caches.find(self.path) is not None), None)
 
     @property
     def missing(self) -> StoreError:
+        nor = ", no cache has it" if self.caches else ""
         return StoreError(
-            f"{self.path} is not in this controller's store, and nothing says how to build it",
-            hint="name a package instead of a store path, or copy the path into the store first",
+            f"{self.path} is not in this controller's store{nor}, and nothing says how to build it",
+            hint="name a package instead of a store path, or copy it here from a host: reconciler import --copy",
         )

@@ -1,9 +1,11 @@
 """The standard builder of recipes: one shell script, the same store path for every package.
 
 It unpacks the sources, goes into the first, and runs the recipe's script, or `./configure`, `make`, `make install`.
-What a script finds: $out; $src and $srcs; $name, $pname, $version; each input under its own name; bin of every input
-before the host's programs on PATH; CPPFLAGS, LDFLAGS (with a run path), PKG_CONFIG_PATH and CMAKE_PREFIX_PATH for
-inputs that have such directories; SOURCE_DATE_EPOCH and a gzip that writes no time, so that a build can be repeated.
+What a script finds: $out, and every other output under its name; $src and $srcs; $name, $pname, $version; each input
+under its own name; bin of every input before the host's programs on PATH; CPPFLAGS, LDFLAGS (with a run path),
+PKG_CONFIG_PATH and CMAKE_PREFIX_PATH for inputs that have such directories; SOURCE_DATE_EPOCH and a gzip that writes
+no time, so that a build can be repeated. Then what belongs into other outputs is moved there, and the recipe's check
+runs, with the package's own programs first on PATH.
 
 A change of this text changes the store path of everything that recipes make.
 """
@@ -83,11 +85,84 @@ done
 unset file unpacked one reversed
 cd "${directory:-.}"
 
+outputs=${outputs:-out}
 if [ -n "${build-}" ]; then
     eval "$build"
 else
     ./configure --prefix="$out"
     make -j"$NIX_BUILD_CORES"
     make install
+fi
+
+# Move what belongs into another output, unless the script has put something there itself.
+give() { # OUTPUT PATH...
+    eval "target=\$$1"
+    shift
+    if [ -e "$target" ]; then return; fi
+    for one in "$@"; do
+        for found in "$out"/$one; do
+            if [ -e "$found" ] || [ -L "$found" ]; then
+                place=$target/${found#"$out"/}
+                mkdir -p "${place%/*}"
+                mv "$found" "$place"
+                rmdir -p --ignore-fail-on-non-empty "${found%/*}" 2>/dev/null || :
+            fi
+        done
+    done
+}
+for each in $outputs; do
+    case $each in
+        bin) give bin bin sbin ;;
+        dev) give dev include lib/pkgconfig share/pkgconfig lib/cmake share/aclocal 'lib/*.a' 'lib/*.la' ;;
+        man) give man share/man man ;;
+        doc) give doc share/doc share/info ;;
+    esac
+done
+if [ "$outputs" != out ] && [ ! -e "$out" ]; then mkdir -p "$out"; fi
+
+# With a pinned toolchain, what is installed runs where there is no /bin/sh: scripts name an interpreter in the store.
+# One that is not found there is left as it is, and told of when the outputs are checked.
+in_store() { # PROGRAM FILE: its place in an input, the toolchain's shell, or an output, where it is not FILE itself
+    for place in ${inputs-} "$toolchainShell" $installed; do
+        if [ -x "$place/bin/$1" ] && [ ! -d "$place/bin/$1" ] && [ "$place/bin/$1" != "$2" ]; then
+            echo "$place/bin/$1"
+            return
+        fi
+    done
+}
+name_interpreter() { # FILE
+    if [ "$(head -c 2 "$1" | tr -d '\0')" != '#!' ]; then return; fi
+    IFS= read -r head < "$1" || :
+    head=${head#??}
+    head=${head#"${head%%[! ]*}"}
+    case $head in "$NIX_STORE"/* | '') return ;; esac
+    program=${head%% *}
+    if [ "${program##*/}" = env ]; then
+        head=${head#"$program"}
+        head=${head#"${head%%[! ]*}"}
+        case $head in '-S '*) head=${head#-S } head=${head#"${head%%[! ]*}"} ;; esac
+        program=${head%% *}
+    fi
+    found=$(in_store "${program##*/}" "$1")
+    if [ -z "$found" ]; then return; fi
+    { printf '#!%s%s\n' "$found" "${head#"$program"}"; tail -n +2 "$1"; } > "$NIX_BUILD_TOP/.tools/script"
+    chmod u+w "$1"
+    cat "$NIX_BUILD_TOP/.tools/script" > "$1"
+}
+if [ -n "${toolchainShell-}" ]; then
+    installed=
+    for each in $outputs; do eval "installed=\"\$installed \$$each\""; done
+    find $installed -type f -perm -100 > "$NIX_BUILD_TOP/.tools/programs"
+    while IFS= read -r each; do
+        if [ -f "$each" ]; then name_interpreter "$each"; fi
+    done < "$NIX_BUILD_TOP/.tools/programs"
+fi
+
+if [ -n "${check-}" ]; then
+    for each in $outputs; do
+        eval "target=\$$each"
+        if [ -d "$target/bin" ]; then prepend PATH "$target/bin" :; fi
+    done
+    eval "$check"
 fi
 """

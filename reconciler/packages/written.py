@@ -21,24 +21,41 @@ def _words(key: str, kind: str) -> dict[str, Any]:
     return {"key": key, "kind": kind}
 
 
+# Kinds of sources, each with the keys that may stand beside it.
+_SOURCES = {
+    "path": (),
+    "url": ("sha256", "file"),
+    "urls": ("sha256", "file"),
+    "debsrc": ("sha256", "file", "version"),
+    "pypi": ("sha256", "file", "version"),
+    "git": ("ref", "commit"),
+}
+# What is fetched without a lock is pinned by its hash.
+_HASHED = ("url", "urls", "debsrc", "pypi")
+
+
 class WrittenSource(_Strict):
     path: str | None = None
     url: str | None = None
+    urls: list[str] | None = Field(default=None, min_length=1)
     debsrc: str | None = None
+    pypi: str | None = None
+    git: str | None = None
     sha256: str | None = None
     file: str | None = None
     version: str | None = None
+    ref: str | None = None
+    commit: str | None = None
 
     @model_validator(mode="after")
     def _is_one_kind(self) -> WrittenSource:
-        kinds = [kind for kind in ("path", "url", "debsrc") if getattr(self, kind) is not None]
+        kinds = [kind for kind in _SOURCES if getattr(self, kind) is not None]
         if len(kinds) != 1:
-            raise PydanticCustomError("source", "a source is one of 'path', 'url' and 'debsrc'")
-        allowed = {"path": (), "url": ("sha256", "file"), "debsrc": ("sha256", "file", "version")}[kinds[0]]
-        for key in ("sha256", "file", "version"):
-            if getattr(self, key) is not None and key not in allowed:
+            raise PydanticCustomError("source", "a source is one of {kinds}", {"kinds": ", ".join(_SOURCES)})
+        for key in ("sha256", "file", "version", "ref", "commit"):
+            if getattr(self, key) is not None and key not in _SOURCES[kinds[0]]:
                 raise PydanticCustomError("source", "'{key}' means nothing beside '{kind}'", _words(key, kinds[0]))
-        if kinds[0] != "path" and self.sha256 is None:
+        if kinds[0] in _HASHED and self.sha256 is None:
             raise PydanticCustomError("source", "'sha256' is missing: what is fetched is pinned by its hash")
         return self
 
@@ -46,11 +63,16 @@ class WrittenSource(_Strict):
 class WrittenVersion(_Strict):
     """The keys that a version may say otherwise than the recipe."""
 
-    toolchain: Literal["host"] | None = None
+    kind: Literal["autotools", "script", "files", "python-app"] | None = None
+    toolchain: str | None = None
     source: WrittenSource | None = None
     sources: list[WrittenSource] | None = None
     inputs: list[str] | None = None
     build: str | None = None
+    check: str | None = None
+    outputs: list[str] | None = Field(default=None, min_length=1)
+    runtime: list[str] | None = None
+    install: dict[str, str] | None = None
 
     @model_validator(mode="after")
     def _has_one_kind_of_sources(self) -> WrittenVersion:
@@ -131,8 +153,12 @@ _WANTED = {
     "dict_type": "a mapping is wanted here",
     "model_type": "a mapping is wanted here",
     "model_attributes_type": "a mapping is wanted here",
-    "too_short": "at least one version is wanted here",
-    "literal_error": "'host' is the only toolchain there is",
+    "too_short": "at least one is wanted here",
+}
+
+
+_LITERALS = {
+    "kind": "a recipe is of kind autotools, script, files or python-app",
 }
 
 
@@ -141,6 +167,8 @@ def _fault(details: ErrorDetails, root: Node) -> InputError:
     _, position = find(root, location)
     kind = details["type"]
     if kind != "extra_forbidden":
+        if kind == "literal_error":
+            return InputError(position, _LITERALS[str(location[-1])])
         return InputError(position, _WANTED.get(kind, details["msg"]))
     key = str(location[-1])
     allowed = _SOURCE_KEYS if {"source", "sources"} & set(location[:-1]) else _VERSION_KEYS if location[:-1] else _KEYS

@@ -107,7 +107,9 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
 def test_a_new_project_plans_without_error_and_deploys(desk: Desk) -> None:
     planned = desk.run("plan")
     assert (planned.status, planned.err) == (0, "")
-    assert planned.out.splitlines()[3] == ("2 hosts    lab01 lab02   first deployment: these hosts are not managed yet")
+    lines = planned.out.splitlines()
+    assert lines[2] == "lock       1 new reference in inventories/main/reconciler.lock: greet (1.0)"
+    assert lines[4] == ("2 hosts    lab01 lab02   first deployment: these hosts are not managed yet")
     assert "  system   + greet   1.0" in planned.out.splitlines()
     assert desk.run("plan", "--exit-code").status == 9
     deployed = desk.run("deploy", "--hosts", "lab*", "--yes", "-m", "the first")
@@ -304,7 +306,8 @@ def test_a_store_path_that_is_nowhere_is_refused_by_the_plan_with_its_line(
         assert refused.status == 2
         assert refused.err.endswith(
             f"error: inventories/main/hosts.yml:4:53: {nowhere} is not in this controller's store, and nothing says how"
-            " to build it\nhint:  name a package instead of a store path, or copy the path into the store first\n"
+            " to build it\nhint:  name a package instead of a store path, or copy it here from a host:"
+            " reconciler import --copy\n"
         ), refused.err
     assert desk.run("plan", "--hosts", "lab01").status == 0
 

@@ -54,7 +54,7 @@ def test_a_first_deployment_says_what_it_makes_and_what_it_keeps() -> None:
         """\
 1 host     db01   first deployment: this host is not managed yet
   creates  /nix (4.0 GiB free on its file system), /etc/profile.d/reconciler.sh, /etc/tmpfiles.d/reconciler.conf
-  keeps    everything else
+  keeps    everything else; `reconciler leave --hosts db01` removes all of it
   system   ~ nginx   1.24.0 -> 1.26.1
 """
         in text
@@ -67,7 +67,7 @@ def test_a_first_deployment_with_users_says_what_it_makes_in_homes_and_for_a_she
     assert lines[4:7] == [
         "  creates  /nix (4.0 GiB free on its file system), /etc/x",
         "           ~/.nix-profile of alice bob, unless it is there; /etc/fish/x.fish where fish is",
-        "  keeps    everything else",
+        "  keeps    everything else; `reconciler leave --hosts db01` removes all of it",
     ]
 
 
@@ -150,12 +150,13 @@ def test_the_difference_shows_the_store_paths_of_each_profile() -> None:
 
 def test_the_json_of_a_plan_has_its_documented_keys() -> None:
     document = plan_json(view(changing("web01", change(NGINX)), absent("web02"), copy_bytes={"web01": 5}))
-    assert list(document) == ["format", "inventory", "revision", "pattern", "status", "builds", "hosts"]
+    assert list(document) == ["format", "inventory", "revision", "pattern", "status", "builds", "fetches", "hosts"]
     assert document["status"] == 5
     assert document["hosts"][0] == {
         "host": "web01",
         "state": "planned",
         "first": False,
+        "adopts": [],
         "changes": [
             {
                 "profile": "system",

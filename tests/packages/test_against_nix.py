@@ -97,8 +97,8 @@ sources:
 
 
 def test_a_fetched_file_is_the_derivation_of_nixs_own_fetchurl(tmp_path: Path) -> None:
-    spec = UrlSpec("https://example.org/a?b=c", "name.tar.gz", Hash.sha256(b"x"))
-    arguments = f'url = "{spec.url}"; name = "{spec.file}"; sha256 = "{spec.sha256.base16}";'
+    spec = UrlSpec(("https://example.org/a?b=c",), "name.tar.gz", Hash.sha256(b"x"))
+    arguments = f'url = "{spec.urls[0]}"; name = "{spec.file}"; sha256 = "{spec.sha256.base16}";'
     nix = RealNix(tmp_path / "nix")
     expected = nix.output("nix-instantiate", "--expr", f"import <nix/fetchurl.nix> {{ {arguments} }}")
     assert str(fetchurl(spec).path) == expected

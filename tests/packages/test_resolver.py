@@ -42,7 +42,10 @@ UNKNOWN = {
     "web@3": ("there is no web@3", "web has 2.0pre1, 1.240, 1.24.3, 1.24, 1.9"),
     "web@1.25": ("there is no web@1.25", "did you mean 'web@1.24'?  web has 2.0pre1, 1.240, 1.24.3, 1.24, 1.9"),
     "web@": ("there is no web@", "web has 2.0pre1, 1.240, 1.24.3, 1.24, 1.9"),
-    "nixpkgs:htop": ("there is no package set 'nixpkgs'", "packages come from recipes and from store paths"),
+    "nixpkgs:htop": (
+        "there is no package set 'nixpkgs'",
+        "the sets are recipes; reconciler.yml says others by `sets:`",
+    ),
     "/usr/bin/htop": ("'/usr/bin/htop' is no store path: it is not in /nix/store", None),
     f"/nix/store/{'0' * 32}-x/bin/x": ("'x/bin/x' cannot name a store path", None),
     f"/nix/store/{'0' * 32}-x.drv": (f"/nix/store/{'0' * 32}-x.drv is a derivation, not a package", None),

@@ -14,12 +14,14 @@ from reconciler.cli.render.words import (
     hosts_named,
     number,
     quoted,
+    shell_word,
     size,
     versions,
 )
 from reconciler.core.agent.messages import HistoryEntry
 from reconciler.fleet.outcomes import State
 from reconciler.fleet.plan import ChangeKind, HostPlan, Plan, ProfileChangePlan
+from reconciler.fleet.prepared import NO_FETCHES, Fetches
 
 _LABEL = 11
 
@@ -28,7 +30,8 @@ _LABEL = 11
 class PlanView:
     """Everything that a plan's text says. `revision` is git's word for the inventory, or empty; `group` the group that
     the pattern amounts to, or empty; `creates` what a first deployment makes on a host, `creates_for_fish` what more
-    where that shell is; `next` the command to type; `reaches_hosts` is false for a build, which talks to no host."""
+    where that shell is; `next` the command to type; `reaches_hosts` is false for a build, which talks to no host;
+    `lock` the lock's age, `unlocked` the references that it lacks."""
 
     inventory: str
     revision: str
@@ -44,6 +47,9 @@ class PlanView:
     next: str = ""
     now: float = 0.0
     reaches_hosts: bool = True
+    lock: str = ""
+    unlocked: str = ""
+    fetches: Fetches = NO_FETCHES
 
 
 def plan_text(view: PlanView, nothing_changed: bool = True) -> str:
@@ -73,8 +79,9 @@ def _header(view: PlanView) -> list[str]:
     group = f" (group {view.group})" if view.group else ""
     probed = f"probed in {duration(view.seconds)}" if view.reaches_hosts else "not asked"
     return [
-        inventory_line(view.inventory, view.revision),
+        inventory_line(view.inventory, view.revision, view.lock),
         _label("hosts", f"'{view.pattern}' matches {matched}{group}   {probed}"),
+        *([_label("lock", view.unlocked)] if view.unlocked else []),
     ]
 
 
@@ -84,7 +91,7 @@ def _group(group: Sequence[HostPlan], view: PlanView) -> list[str]:
     lines = [head]
     if group[0].first:
         lines = [f"{head}   first deployment: {_not_managed(len(group))}", *_first(group, view)]
-    return [*lines, *_changes(group[0].changes), *_left_out(group[0])]
+    return [*lines, *_changes(group[0].changes), *_adopted(group[0]), *_left_out(group[0])]
 
 
 def _not_managed(hosts: int) -> str:
@@ -95,11 +102,16 @@ def _first(group: Sequence[HostPlan], view: PlanView) -> list[str]:
     free = min((host.observation.store_free for host in group if host.observation), default=0)
     least = " at least" if len(group) > 1 else ""
     creates = ", ".join([f"/nix ({size(free)} free on its file system{least})", *view.creates])
-    users = [change.profile.user for change in group[0].changes if not change.profile.is_system]
+    users = [change.profile.user for change in group[0].changes if change.profile.user]
     links = [f"~/.nix-profile of {' '.join(users)}, unless it is there"] if users else []
     fish = [f"{view.creates_for_fish} where fish is"] if view.creates_for_fish else []
     more = [" " * _LABEL + "; ".join([*links, *fish])] if links or fish else []
-    return [f"  creates  {creates}", *more, "  keeps    everything else"]
+    hosts = shell_word(group[0].host if len(group) == 1 else view.pattern)
+    return [
+        f"  creates  {creates}",
+        *more,
+        f"  keeps    everything else; `reconciler leave --hosts {hosts}` removes all of it",
+    ]
 
 
 def _changes(changes: Sequence[ProfileChangePlan]) -> list[str]:
@@ -116,7 +128,8 @@ def _rows(change: ProfileChangePlan) -> list[tuple[str, ...]]:
         return [(label, "- the profile", f"generation {number(change.before)}")]
     rows: list[tuple[str, ...]] = [("", f"{c.kind.value} {c.name}", versions(c)) for c in change.packages]
     if change.orphaned:
-        rows.append(("", "(this user left the inventory: an empty generation; the account stays)"))
+        stays = "this user left the inventory: an empty generation; the account stays"
+        rows.append(("", f"({stays})" if change.profile.user else "(it left the inventory: an empty generation)"))
     if not rows:
         rows = [("", _without_packages(change))]
     return [(label, *rows[0][1:]), *rows[1:]]
@@ -128,6 +141,11 @@ def _without_packages(change: ProfileChangePlan) -> str:
     if change.before.path == change.to:
         return f"generation {change.before.number} is set already; it is activated again"
     return f"generation {change.before.number} -> {change.will_be}, the same packages"
+
+
+def _adopted(host: HostPlan) -> list[str]:
+    names = ", ".join(profile.label for profile in host.adopts)
+    return [f"  adopts   {names}: something else made what is there; rollback brings it back"] if names else []
 
 
 def _left_out(host: HostPlan) -> list[str]:
@@ -172,9 +190,10 @@ def _costs(view: PlanView) -> list[str]:
 
 def _builds(view: PlanView) -> str:
     place = "on each host" if view.build_on == "target" else "here"
-    return (
-        f"{count(len(view.builds), 'build')} {place} ({', '.join(view.builds)})" if view.builds else "nothing to build"
-    )
+    parts = [f"{count(len(view.builds), 'build')} {place} ({', '.join(view.builds)})"] if view.builds else []
+    if view.fetches.paths:
+        parts.append(f"{count(view.fetches.paths, 'path')} from caches, {size(view.fetches.bytes)}")
+    return ", ".join(parts) or "nothing to build"
 
 
 def _copied(view: PlanView) -> str:
@@ -270,6 +289,7 @@ def plan_json(view: PlanView) -> dict[str, Any]:
         "pattern": view.pattern,
         "status": int(view.plan.status),
         "builds": list(view.builds),
+        "fetches": {"paths": view.fetches.paths, "bytes": view.fetches.bytes},
         "hosts": [_host_json(host, view) for host in view.plan.hosts],
     }
 
@@ -279,6 +299,7 @@ def _host_json(host: HostPlan, view: PlanView) -> dict[str, Any]:
         "host": host.host,
         "state": host.state.value,
         "first": host.first,
+        "adopts": [str(profile) for profile in host.adopts],
         "changes": [_change_json(change) for change in host.changes],
         "problems": dict(host.problems),
         "error": host.error.message if host.error else "",

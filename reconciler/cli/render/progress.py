@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from reconciler.cli.render.words import count, duration, size
 from reconciler.core.build.events import BuildEvent
+from reconciler.core.store.substitute import SubstituteEvent
 from reconciler.fleet.events import Phase
 from reconciler.fleet.outcomes import State
 
@@ -37,6 +38,11 @@ def building_words(event: BuildEvent, verbose: bool) -> str:
     if event.kind == "log":
         return f"{name}: {event.detail}" if verbose else ""
     return f"{_WORDS.get((event.kind, event.detail)) or _WORDS.get((event.kind, ''), event.kind)} {name}"
+
+
+def fetching_words(event: SubstituteEvent) -> str:
+    """What is said of a fetch from binary caches; empty when nothing is."""
+    return f"fetches {size(event.total)} from caches" if event.kind == "plan" and event.total else ""
 
 
 _WORDS = {
@@ -128,7 +134,8 @@ class Board:
         waiting = [host for host, state in self._states.items() if state is None]
         # Hosts that something can be said of come first: the others only wait.
         waiting.sort(key=lambda host: host not in self._copies)
-        body += [self._host(host) for host in waiting]
+        fetching = [name for name in self._copies if name not in self._states]
+        body += [self._host(name) for name in (*fetching, *waiting)]
         if len(body) > room - 1:
             body = [*body[: room - 2], f"  … and {len(body) - room + 2} more"]
         return [head, *body]

@@ -1,8 +1,9 @@
 """builtin:fetchurl: one file from a server into a fixed output.
 
-Variables: `url`, `urls` (the first is taken when `url` is empty), `executable` ("1"), `unpack` (refused). Certificates
-are verified, redirects followed, and everything that may pass by itself (no connection, a time-out, a short body,
-status 408, 429 and 5xx) is tried again. What comes is checked against the derivation's hash like any fixed output.
+Variables: `url`, `urls` (the same and its mirrors, tried in their order), `executable` ("1"), `unpack` (refused).
+Certificates are verified, redirects followed, and everything that may pass by itself (no connection, a time-out, a
+short body, status 408, 429 and 5xx) is tried again. What comes is checked against the derivation's hash like any fixed
+output.
 """
 
 from __future__ import annotations
@@ -41,12 +42,31 @@ def fetchurl(
     pause: float = FIRST_PAUSE,
 ) -> None:
     """Fetch into the new file `out`. BuildError when it cannot be had; `say` is told of each attempt."""
-    url = variables.get("url") or next(iter(variables.get("urls", "").split()), "")
+    urls = list(dict.fromkeys([*variables.get("url", "").split(), *variables.get("urls", "").split()])) or [""]
     if variables.get("unpack") == "1":
-        raise BuildError(f"{url}: builtin:fetchurl with `unpack` is not supported")
-    scheme = urllib.parse.urlsplit(url).scheme
-    if scheme not in _SCHEMES:
-        raise FormatError(f"'{url}' cannot be fetched: one of {', '.join(_SCHEMES)} is wanted")
+        raise BuildError(f"{urls[0]}: builtin:fetchurl with `unpack` is not supported")
+    for url in urls:
+        scheme = urllib.parse.urlsplit(url).scheme
+        if scheme not in _SCHEMES:
+            raise FormatError(f"'{url}' cannot be fetched: one of {', '.join(_SCHEMES)} is wanted")
+    for url in urls[:-1]:
+        try:
+            _fetch_patiently(url, out, say, cancelled, pause)
+            break
+        except _CancelledError:
+            raise
+        except BuildError as error:
+            say(f"{error.message}; trying the next mirror")
+    else:
+        _fetch_patiently(urls[-1], out, say, cancelled, pause)
+    if variables.get("executable") == "1":
+        os.chmod(out, 0o755)  # noqa: S103  what `executable` asks for
+
+
+def _fetch_patiently(
+    url: str, out: str, say: Callable[[str], None], cancelled: Callable[[], bool], pause: float
+) -> None:
+    """Fetch from one place, trying again what may pass."""
     for attempt in range(1, ATTEMPTS + 1):
         say(f"fetching {url}" if attempt == 1 else f"fetching {url}, attempt {attempt} of {ATTEMPTS}")
         try:
@@ -62,8 +82,6 @@ def fetchurl(
                 raise BuildError(f"{url} cannot be fetched: {reason}", hint=_hint(error)) from error
             say(f"{reason}; trying again")
             _sleep(pause * 2 ** (attempt - 1), cancelled)
-    if variables.get("executable") == "1":
-        os.chmod(out, 0o755)  # noqa: S103  what `executable` asks for
 
 
 def _fetch(url: str, out: str, cancelled: Callable[[], bool]) -> None:

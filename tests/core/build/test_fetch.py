@@ -51,7 +51,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         times = self.server.asked.count(self.path)
         if self.path == "/moved":
             self._answer(302, b"", Location=self.server.url("/file"))
-        elif self.path == "/missing":
+        elif self.path.startswith("/missing"):
             self._answer(404, b"no")
         elif self.path == "/flaky" and times < 3:
             self._answer(503, b"later")
@@ -191,7 +191,7 @@ def test_a_cancelled_run_stops_fetching(server: Server, tmp_path: Path) -> None:
 
 
 def test_a_fetched_file_is_checked_and_registered(store: Store, nix: RealNix, server: Server) -> None:
-    spec = UrlSpec(server.url("/file"), "file.txt", Hash.sha256(CONTENT))
+    spec = UrlSpec((server.url("/file"),), "file.txt", Hash.sha256(CONTENT))
     drv = store.write_derivation(derive_fetchurl(spec).derivation, "file.txt")
     (info,) = realise(store, [drv]).outputs
     assert info.ca == f"fixed:{Hash.sha256(CONTENT).nix}"
@@ -200,10 +200,21 @@ def test_a_fetched_file_is_checked_and_registered(store: Store, nix: RealNix, se
 
 
 def test_a_fetched_file_with_another_hash_is_refused(store: Store, server: Server) -> None:
-    spec = UrlSpec(server.url("/file"), "file.txt", Hash.sha256(b"something else"))
+    spec = UrlSpec((server.url("/file"),), "file.txt", Hash.sha256(b"something else"))
     drv = store.write_derivation(derive_fetchurl(spec).derivation, "file.txt")
     with pytest.raises(BuildError) as error:
         realise(store, [drv])
     assert f"  found   sha256:{Hash.sha256(CONTENT).base16}" in error.value.message
-    assert error.value.message.endswith(f"\n  fetching {spec.url}")
+    assert error.value.message.endswith(f"\n  fetching {spec.urls[0]}")
     assert not store.is_valid(derive_fetchurl(spec).output)
+
+
+def test_a_mirror_is_tried_when_the_first_place_fails(server: Server, tmp_path: Path) -> None:
+    said = get(server.url("/missing"), tmp_path / "out", urls=f"{server.url('/missing')} {server.url('/file')}")
+    assert (tmp_path / "out").read_bytes() == CONTENT
+    assert any(line.endswith("; trying the next mirror") for line in said)
+
+
+def test_when_no_mirror_has_it_the_last_error_is_told(server: Server, tmp_path: Path) -> None:
+    with pytest.raises(BuildError, match="404"):
+        get(server.url("/missing"), tmp_path / "out", urls=server.url("/missing?again"))

@@ -1,0 +1,57 @@
+"""`reconciler build`: make packages in the controller's store."""
+
+from __future__ import annotations
+
+import os
+
+import click
+
+from reconciler.cli.app import Command
+from reconciler.cli.options import Number, inventory_option, json_option
+from reconciler.core.errors import ExitStatus, UsageError
+
+
+@click.command("build", cls=Command)
+@click.argument("references", nargs=-1, metavar="PACKAGE...")
+@click.option("--check", is_flag=True, help="Build a second time, in another place, and compare.")
+@click.option("--keep-failed", is_flag=True, help="Leave the directory of a build that fails, and name it.")
+@click.option("--system", metavar="SYSTEM", help="For this system (default: this machine's).")
+@click.option("-j", "--jobs", type=Number("a number of jobs", 1024), help="Builds at a time (default: one a CPU).")
+@click.option("-v", "--verbose", is_flag=True, help="Say more: what builds print.")
+@json_option
+@inventory_option
+def command(
+    *,
+    references: tuple[str, ...],
+    check: bool,
+    keep_failed: bool,
+    system: str | None,
+    jobs: int | None,
+    verbose: bool,
+    as_json: bool,
+    inventory: str | None,
+) -> int:
+    """Make packages in the controller's store, and print their store paths. Talks to no host; what profiles of hosts
+    want is made by `deploy --action build`."""
+    from reconciler.cli.context import project_of
+    from reconciler.cli.options import Login
+    from reconciler.cli.output import Output
+    from reconciler.cli.progress import progress
+    from reconciler.cli.render.build import build_json, build_text
+    from reconciler.core.agent.observe import architecture
+    from reconciler.fleet.building import BuildRequest, build
+
+    if not references:
+        raise UsageError("build needs PACKAGE", "reconciler packages search WORD finds some")
+    output = Output()
+    project = project_of(Login(inventory), output)
+    request = BuildRequest(
+        references, system or architecture(), jobs or os.cpu_count() or 1, keep_failed=keep_failed, check=check
+    )
+    with progress(output, verbose) as observer:
+        built = build(project, request, observer)
+    if as_json:
+        output.json(build_json(built, project.store_root))
+    else:
+        output.data(build_text(built, project.store_root))
+    return int(ExitStatus.FAILED if any(one.differences for one in built) else ExitStatus.OK)

@@ -1,0 +1,106 @@
+"""`reconciler packages`: what the package sets offer."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import click
+
+from reconciler.cli.app import Command
+from reconciler.cli.options import inventory_option, json_option
+from reconciler.core.errors import ExitStatus, UsageError
+from reconciler.inventory.names import did_you_mean
+
+VERBS = ("search", "show", "tree", "new")
+
+
+@click.command("packages", cls=Command)
+@click.argument("verb", metavar="search|show|tree|new")
+@click.argument("name", metavar="NAME")
+@click.argument("source", metavar="[SOURCE]", required=False)
+@click.option("--set", "only", metavar="SET", help="search: only this set of reconciler.yml.")
+@click.option("--system", metavar="SYSTEM", help="tree: for this system (default: this machine's).")
+@json_option
+@inventory_option
+def command(
+    *,
+    verb: str,
+    name: str,
+    source: str | None,
+    only: str | None,
+    system: str | None,
+    as_json: bool,
+    inventory: str | None,
+) -> int:
+    """`search` finds packages whose name holds NAME, `show` tells versions, systems and outputs of one, `tree` what it
+    refers to; `new` writes a first recipe, from a URL, from a file beside the recipes, or a sample. Talks to no
+    host."""
+    from reconciler.cli.context import project_of
+    from reconciler.cli.options import Login
+    from reconciler.cli.output import Output
+
+    if verb not in VERBS:
+        raise UsageError(
+            f"packages {verb}: not one of {', '.join(VERBS)}", did_you_mean(verb, VERBS) or "packages --help"
+        )
+    if source is not None and verb != "new":
+        raise UsageError(f"packages {verb} takes one NAME", "packages --help")
+    output = Output()
+    project = project_of(Login(inventory), output)
+    if verb == "new":
+        return _new(project, name, source, output)
+    text, document = {"search": _search, "show": _show, "tree": _tree}[verb](project, name, only, system)
+    if as_json:
+        output.json(document)
+    else:
+        output.data(text)
+    return int(ExitStatus.OK)
+
+
+def _search(project: Any, name: str, only: str | None, _: str | None) -> tuple[str, dict[str, Any]]:
+    from reconciler.cli.render.packages import search_json, search_text
+    from reconciler.fleet import catalogue
+
+    found = catalogue.search(project, name, only)
+    return search_text(found, name), search_json(found)
+
+
+def _show(project: Any, name: str, _: str | None, __: str | None) -> tuple[str, dict[str, Any]]:
+    from reconciler.cli.render.packages import show_json, show_text
+    from reconciler.fleet import catalogue
+
+    found = catalogue.show(project, name)
+    return show_text(found), show_json(found)
+
+
+def _tree(project: Any, name: str, _: str | None, system: str | None) -> tuple[str, dict[str, Any]]:
+    from reconciler.cli.render.packages import tree_json, tree_text
+    from reconciler.core.agent.observe import architecture
+    from reconciler.fleet import catalogue
+
+    found = catalogue.tree(project, name, system or architecture())
+    return tree_text(found), tree_json(found)
+
+
+def _new(project: Any, name: str, source: str | None, output: Any) -> int:
+    """Write a recipe, and never over one."""
+    from pathlib import Path
+
+    from reconciler.packages.scaffold import scaffold
+
+    folder: Path = project.recipe_folder
+    recipe = folder / f"{name}.yml"
+    if recipe.exists():
+        raise UsageError(f"{recipe} is there already", "another name, or edit it")
+    made = scaffold(name, source, folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    written = [recipe]
+    if made.sample is not None and not (folder / made.sample[0]).exists():
+        (folder / made.sample[0]).write_text(made.sample[1], encoding="utf-8")
+        written.append(folder / made.sample[0])
+    recipe.write_text(made.recipe, encoding="utf-8")
+    for path in written:
+        output.data(os.path.relpath(path))
+    output.note(f"next     reconciler build {name}")
+    return int(ExitStatus.OK)

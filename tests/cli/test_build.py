@@ -1,0 +1,85 @@
+"""build: packages made here, and made twice."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from reconciler.cli.main import run
+from tests.oracle import RealNix
+
+HOSTS = "all: {hosts: {web01: {ansible_connection: local}}}\n"
+RECIPES = {
+    "words": "version: 1.0\ntoolchain: host\nbuild: mkdir $out; echo words > $out/words\n",
+    "greet": "version: 2.0\ntoolchain: host\ninputs: [words]\nbuild: mkdir $out; cat $words/words > $out/greet\n",
+    "clock": "version: 1\ntoolchain: host\nbuild: mkdir $out; date +%N > $out/now; echo same > $out/same\n",
+    "broken": "version: 1\ntoolchain: host\nbuild: echo it cannot be; exit 1\n",
+}
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "inventories/shop").mkdir(parents=True)
+    (tmp_path / "inventories/shop/hosts.yml").write_text(HOSTS)
+    (tmp_path / "packages").mkdir()
+    for name, text in RECIPES.items():
+        (tmp_path / f"packages/{name}.yml").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RECONCILER_STORE", str(tmp_path / "store"))
+    return tmp_path
+
+
+def test_a_package_is_built_with_what_it_needs_and_its_place_printed(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("reconciler", ["build", "greet"]) == 0
+    captured = capsys.readouterr()
+    (place,) = captured.out.splitlines()
+    assert Path(place, "greet").read_text() == "words\n"
+    assert [line.split(" ", 1)[1] for line in captured.err.splitlines()] == [
+        "here builds words-1.0",
+        "here built words-1.0",
+        "here builds greet-2.0",
+        "here built greet-2.0",
+    ]
+    assert not (project / "inventories/shop/reconciler.lock").exists()
+    RealNix(project / "store").verify()
+
+
+def test_a_second_build_that_is_the_same_is_said_to_be(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("reconciler", ["build", "greet", "words", "--check"]) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert out[1::2] == ["  built twice, the same both times"] * 2
+
+
+def test_a_second_build_that_differs_names_the_files(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("reconciler", ["build", "clock", "--check"]) == 3
+    assert capsys.readouterr().out.splitlines()[1:] == ["  built twice, clock-1 DIFFERS:", "    now"]
+    assert run("reconciler", ["build", "clock", "--check", "--json"]) == 3
+    (package,) = json.loads(capsys.readouterr().out)["packages"]
+    assert [each["files"] for each in package["differences"]] == [["now"]]
+    RealNix(project / "store").verify()
+
+
+def test_a_build_that_fails_shows_its_log_and_where_it_lies(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("reconciler", ["build", "broken", "words", "--keep-failed"]) == 3
+    error = capsys.readouterr().err
+    assert "it cannot be" in error
+    assert "here built words-1.0" in error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["build"], "build needs PACKAGE"),
+        (["build", "grete"], "there is no package 'grete'"),
+        (["build", f"/nix/store/{'0' * 32}-x", "--check"], "is not built but fetched: there is nothing to build twice"),
+    ],
+)
+def test_what_cannot_be_built_is_told(
+    project: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    assert run("reconciler", arguments) == 2
+    assert message in capsys.readouterr().err
