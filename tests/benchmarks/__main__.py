@@ -1,122 +1,46 @@
-"""`make bench`: needs root, real OpenSSH and real Nix. Prints the table of docs/benchmarks.md."""
+"""`make bench`: the tables of docs/benchmarks.md. Needs root and real Nix; the fleet's also real OpenSSH.
+
+`python -m tests.benchmarks [fleet] [store] [memory] [CASE...]` takes only those; a CASE is named as in store.CASES.
+"""
 
 from __future__ import annotations
 
 import os
-import shutil
+import signal
 import sys
 import tempfile
 from pathlib import Path
 
-from reconciler.core.nix.store_path import StorePath
-from reconciler.core.store.store import Store
-from tests.benchmarks.measure import Comparison, Run, compare, real_files, run
-from tests.e2e.operator import Operator
-from tests.hosts.host import Fleet, Options, make_fleet
+from tests.benchmarks import fleet, memory, store
 
-FLEET = 30
-FORKS = 20
-PATHS = 100
-CLOSURE = 300 * 10**6
-SMALL_CLOSURE = 30 * 10**6
+TABLES = {"fleet": fleet.rows, "store": store.rows, "memory": memory.rows}
 
 
-def closure(root: Path, name: str, paths: int, size: int) -> StorePath:
-    """A store path whose closure is `paths` paths of real files, `size` bytes together."""
-    files = real_files(size)
-    with Store.open(str(root), create=True) as store, tempfile.TemporaryDirectory() as scratch:
-        parts = []
-        for number in range(paths - 1):
-            folder = Path(scratch, f"part{number}")
-            folder.mkdir()
-            for index, file in enumerate(files[number :: paths - 1]):
-                shutil.copyfile(file, folder / f"{index:04}-{file.name}")
-            parts.append(store.add_path(f"{name}-{number:03}", str(folder)))
-        from reconciler.core.nix import nar
-
-        tree = nar.Directory({f"part{n}": nar.Link(str(part)) for n, part in enumerate(parts)})
-        return store.add_tree(f"{name}-1.0", tree, tuple(sorted(parts)))
-
-
-def main() -> None:
+def main(*wanted: str) -> None:
     if os.geteuid() != 0:
-        sys.exit("make bench needs root: it starts real sshd hosts in namespaces of their own")
+        sys.exit("make bench needs root: it starts real sshd hosts in namespaces of their own, and Nix's sandbox")
+    unknown = set(wanted) - TABLES.keys() - store.CASES.keys()
+    if unknown:
+        sys.exit(f"{', '.join(sorted(unknown))}: unknown; there are {', '.join([*TABLES, *store.CASES])}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))  # by way of every umount
+    cases = [name for name in wanted if name in store.CASES]
     with tempfile.TemporaryDirectory(prefix="reconciler-bench-") as scratch:
-        rows = [*no_op(Path(scratch, "noop")), *first_copy(Path(scratch, "copy"))]
-    print("| what | ours | instead | ratio | controller's peak |\n|---|---|---|---|---|")
-    print("\n".join(rows))
+        for name, table in TABLES.items():
+            if not wanted or name in wanted:
+                _print(table(_folder(scratch, name)))
+        if cases:
+            _print(store.rows(_folder(scratch, "cases"), cases))
 
 
-def fleet(directory: Path, hosts: int) -> tuple[Fleet, Operator]:
-    directory.mkdir()
-    made = make_fleet(directory / "fleet", [f"host{n:02}" for n in range(1, hosts + 1)], Options(tmpfs=True))
-    return made, Operator(directory, made)
+def _folder(scratch: str, name: str) -> Path:
+    made = Path(scratch, name)
+    made.mkdir()
+    return made
 
 
-def deploy(admin: Operator, *words: str) -> Run:
-    return run([sys.executable, "-m", "reconciler", "deploy", *words], admin.environment)
+def _print(rows: list[str]) -> None:
+    print("\n".join(rows), end="\n\n", flush=True)
 
-
-def no_op(directory: Path) -> list[str]:
-    hosts, admin = fleet(directory, FLEET)
-    try:
-        admin.want({"packages": ["greet@2.0"], "users": {"alice": {"packages": ["tally"]}}})
-        deploy(admin, "--hosts", "host*", f"--yes={FLEET}", "--forks", str(FORKS))
-        # Once more: from the second deployment on, a host has the agent's code.
-        found = compare(
-            lambda: deploy(admin, "--hosts", "host*", "--forks", str(FORKS)),
-            lambda: run(
-                [
-                    *(sys.executable, "-m", "tests.benchmarks.login_each"),
-                    *(str(hosts.ssh_config), str(FORKS), *(host.name for host in hosts)),
-                ],
-                os.environ,
-            ),
-            rounds=5,
-        )
-        return [found.row(f"no-op deploy of {FLEET} hosts; a login and `python3 -c pass` on each")]
-    finally:
-        hosts.close()
-
-
-def first_copy(directory: Path) -> list[str]:
-    rounds = 3
-    hosts, admin = fleet(directory, 2 * (rounds + 1) + 1)
-    try:
-        big = closure(admin.store, "bundle", PATHS, CLOSURE)
-        small = closure(admin.store, "little", PATHS, SMALL_CLOSURE)
-        admin.want({"packages": [str(big)]})
-        ours = iter([host.name for host in hosts][: rounds + 1])
-        theirs = iter([host.name for host in hosts][rounds + 1 : -1])
-        nix = {
-            **os.environ,
-            "NIX_SSHOPTS": f"-F {hosts.ssh_config}",
-            "NIX_CONFIG": "experimental-features = nix-command",
-        }
-        found = compare(
-            lambda: deploy(admin, "--hosts", next(ours), "--yes"),
-            lambda: run(
-                [
-                    *("nix", "copy", "--no-check-sigs", "--from", f"local?root={admin.store}"),
-                    *("--to", f"ssh://{next(theirs)}", str(big)),
-                ],
-                nix,
-            ),
-            rounds,
-        )
-        admin.want({"packages": [str(small)]})
-        little = deploy(admin, "--hosts", hosts[-1].name, "--yes")
-        memory = f"peak memory: closure of {CLOSURE // 10**6} MB; of {SMALL_CLOSURE // 10**6} MB"
-        size = f"{PATHS} paths, {CLOSURE // 10**6} MB"
-        return [
-            found.row(f"first copy of {size}; `nix copy --to ssh://`"),
-            f"| {memory} | {found.peak:.0f} MiB | {little.peak:.0f} MiB | {found.peak / little.peak:.2f} | |",
-        ]
-    finally:
-        hosts.close()
-
-
-__all__ = ["Comparison", "main"]
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

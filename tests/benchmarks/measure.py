@@ -2,49 +2,60 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run of a command: wall seconds, processor seconds of it and its children, and the largest process in MiB."""
+    """One run of a command: wall seconds, processor seconds of it and its children, the largest process in MiB, and
+    what it wrote to stderr.
+
+    `peak` is never below what this process itself has held: the kernel counts from the fork on.
+    """
 
     wall: float
     cpu: float
     peak: float
+    said: str = field(default="", repr=False)
 
 
-def run(argv: Sequence[str], environment: Mapping[str, str]) -> Run:
+def run(argv: Sequence[str], environment: Mapping[str, str], stdin: Path | None = None) -> Run:
     """Run a command to its end; what it prints goes nowhere, unless it fails."""
-    started = time.perf_counter()
-    process = subprocess.Popen(
-        argv, env=dict(environment), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    )
-    assert process.stderr is not None
-    errors = process.stderr.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    wall = time.perf_counter() - started
+    with contextlib.ExitStack() as stack:
+        given = stack.enter_context(stdin.open("rb")) if stdin else subprocess.DEVNULL
+        started = time.perf_counter()
+        process = subprocess.Popen(
+            argv, env=dict(environment), stdin=given, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        )
+        assert process.stderr is not None
+        errors = process.stderr.read().decode(errors="replace")
+        _, status, usage = os.wait4(process.pid, 0)
+        wall = time.perf_counter() - started
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode != 0:
-        sys.exit(f"{' '.join(argv)}: exit status {process.returncode}\n{errors.decode(errors='replace')}")
-    return Run(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
+        sys.exit(f"{' '.join(argv)[:2000]}: exit status {process.returncode}\n{errors}")
+    return Run(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, errors)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Ours and what a user would use instead, in seconds: medians, and the median of the ratios pair by pair."""
+    """Ours and what a user would use instead, in seconds: medians and the least of each, and the median of the ratios
+    pair by pair."""
 
     ours: float
     theirs: float
     ratio: float
     peak: float
+    our_least: float
+    their_least: float
 
     def row(self, name: str, unit: str = "s") -> str:
         return (
@@ -60,6 +71,8 @@ def compare(ours: Callable[[], Run], theirs: Callable[[], Run], rounds: int) -> 
         statistics.median(other.wall for _, other in pairs),
         statistics.median(mine.wall / other.wall for mine, other in pairs),
         max(mine.peak for mine, _ in pairs),
+        min(mine.wall for mine, _ in pairs),
+        min(other.wall for _, other in pairs),
     )
 
 
