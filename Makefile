@@ -1,6 +1,7 @@
 # Every target makes what it needs on a fresh machine first (.ci/setup); nothing is assumed but make, sh and the network.
 
 PYTEST_ARGS =
+FUZZ_SECONDS = 60
 run = .venv/bin/python
 
 help:
@@ -8,6 +9,8 @@ help:
 	@echo "make test        every test that this machine can run; as root: all of them"
 	@echo "make bench       the figures of docs/benchmarks.md"
 	@echo "make soak        the tests that take minutes"
+	@echo "make faults      killed, out of space, out of power at every point: the figures of docs/reliability.md"
+	@echo "make fuzz        one minute of wrong input for every parser; longer: FUZZ_SECONDS=600"
 	@echo "make lint        ruff, mypy --strict and the import contracts"
 
 demo:
@@ -29,6 +32,14 @@ soak:
 	@.ci/setup test
 	@$(run) -m pytest -m slow $(PYTEST_ARGS)
 
+faults:
+	@.ci/setup test
+	@$(run) -m tests.faults
+
+fuzz:
+	@.ci/setup test
+	@$(run) -m tests.fuzz --seconds $(FUZZ_SECONDS)
+
 lint:
 	@.ci/setup test
 	@.venv/bin/ruff check .
@@ -36,4 +47,4 @@ lint:
 	@.venv/bin/mypy
 	@.venv/bin/lint-imports
 
-.PHONY: help demo demo-down test bench soak lint
+.PHONY: help demo demo-down test bench soak faults fuzz lint

@@ -48,7 +48,20 @@ def test_core_does_the_same_under_every_python(version: str, tmp_path: Path) -> 
     try:
         expected, found = outcome(sys.executable, tmp_path / "here"), outcome(python, tmp_path / "there")
         assert found == expected
-        assert set(found) == {"nar_round_trip", "wrong_archives", "derivations", "store"}
+        steps = {
+            "nar_round_trip",
+            "wrong_archives",
+            "derivations",
+            "cache_formats",
+            "store",
+            "caches",
+            "garbage",
+            "upkeep",
+        }
+        assert set(found) == steps
         verify(tmp_path / "there/root")
+        verify(tmp_path / "there/root-of-caches")
+        verify(tmp_path / "there/root-of-garbage")
+        verify(tmp_path / "there/root-of-upkeep")
     finally:
         make_writable(tmp_path)

@@ -1,0 +1,1 @@
+"""Fuzzing of every parser that reads what somebody else wrote. See README.md here."""
