@@ -12,11 +12,11 @@ from reconciler.cli.options import inventory_option, json_option
 from reconciler.core.errors import ExitStatus, UsageError
 from reconciler.inventory.names import did_you_mean
 
-VERBS = ("search", "show", "tree", "new")
+VERBS = ("search", "show", "tree", "new", "toolchain")
 
 
 @click.command("packages", cls=Command)
-@click.argument("verb", metavar="search|show|tree|new")
+@click.argument("verb", metavar="|".join(VERBS))
 @click.argument("name", metavar="NAME")
 @click.argument("source", metavar="[SOURCE]", required=False)
 @click.option("--set", "only", metavar="SET", help="search: only this set of reconciler.yml.")
@@ -34,8 +34,8 @@ def command(
     inventory: str | None,
 ) -> int:
     """`search` finds packages whose name holds NAME, `show` tells versions, systems and outputs of one, `tree` what it
-    refers to; `new` writes a first recipe, from a URL, from a file beside the recipes, or a sample. Talks to no
-    host."""
+    refers to; `new` writes a first recipe, from a URL, from a file beside the recipes, or a sample;
+    `toolchain` pins the Debian packages of a toolchain to what this machine's mirrors have now. Talks to no host."""
     from reconciler.cli.context import project_of
     from reconciler.cli.options import Login
     from reconciler.cli.output import Output
@@ -50,6 +50,8 @@ def command(
     project = project_of(Login(inventory), output)
     if verb == "new":
         return _new(project, name, source, output)
+    if verb == "toolchain":
+        return _toolchain(project, name, output)
     text, document = {"search": _search, "show": _show, "tree": _tree}[verb](project, name, only, system)
     if as_json:
         output.json(document)
@@ -81,6 +83,20 @@ def _tree(project: Any, name: str, _: str | None, system: str | None) -> tuple[s
 
     found = catalogue.tree(project, name, system or architecture())
     return tree_text(found), tree_json(found)
+
+
+def _toolchain(project: Any, name: str, output: Any) -> int:
+    """Write the definition of a toolchain, over one that is there: what is written by hand in it stays."""
+    from reconciler.packages.toolchain_pins import renew
+
+    renewed = renew(name, project.resolver.toolchains, project.recipe_folder)
+    renewed.file.parent.mkdir(parents=True, exist_ok=True)
+    renewed.file.write_text(renewed.text, encoding="utf-8")
+    for system, lines in renewed.moved.items():
+        for line in lines:
+            output.note(f"{system}  {line}")
+    output.data(os.path.relpath(renewed.file))
+    return int(ExitStatus.OK)
 
 
 def _new(project: Any, name: str, source: str | None, output: Any) -> int:

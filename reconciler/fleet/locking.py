@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Iterable
@@ -112,6 +113,12 @@ def write(project: Project, changes: Changes) -> None:
 
 def _resolved(project: Project, resolver: Resolver) -> Resolver:
     resolve(project.inventory, resolver, tuple(project.inventory.hosts))
+    python = project.settings.python
+    for reference, system in project.lock.entries:
+        # No host of the inventory wants it; it was locked when it was brought to one (bringing.py).
+        if reference == python:
+            with contextlib.suppress(UsageError):
+                resolver.resolve(reference, system)
     return resolver
 
 

@@ -3,8 +3,8 @@
 apt is run with a configuration of its own, made from what `apt-config dump` says (proxies, certificates and keys
 count): its lists, caches and sources lie in our cache directory, no hook of the system runs, and no right is needed.
 The private sources are the system's own with `deb` turned into `deb-src` (for packages: only `deb`), from sources.list
-and sources.list.d, in both formats. One tarball is downloaded, checked by apt against the signed index and by us against the pinned hash, and
-kept in the cache by that hash.
+and sources.list.d, in both formats. One tarball is downloaded, checked by apt against the signed index and by us
+against the pinned hash, and kept in the cache by that hash.
 """
 
 from __future__ import annotations

@@ -42,6 +42,7 @@ from reconciler.inventory.faults import InputError
 from reconciler.inventory.yaml import Mapping
 from reconciler.packages import kinds
 from reconciler.packages.toolchain import HOST
+from reconciler.packages.toolchain import NAME as TOOLCHAIN_NAME
 from reconciler.packages.written import WrittenRecipe, WrittenSource, WrittenVersion, find, read
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_+.\-]*")
@@ -52,6 +53,7 @@ _GIT = re.compile(r"(?:https?|ssh|git|file)://[^\s'\"]+|[A-Za-z0-9_.-]+@[A-Za-z0
 _REF = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./+-]*")
 _COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 _PYPI = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
+_TOOLCHAINS = "write `toolchain: debian-12`, or `toolchain: host`"
 _DEBIAN = re.compile(r"[a-z0-9][a-z0-9+.\-]+")
 
 # Variables that a build script relies on, and that an input of that name would hide.
@@ -207,9 +209,11 @@ class _Reader:
             split = parse_drv_name(f"{name}-{version}")[0]
             self._fault(location, f"Nix would read the name '{name}' as '{split}'", "no digit after a dash in a name")
         if (body and body.toolchain) is None and given.toolchain is None:
-            self._fault(location, "'toolchain' is missing", "write `toolchain: debian-12`, or `toolchain: host`")
+            self._fault(location, "'toolchain' is missing", _TOOLCHAINS)
         own = body is not None and (body.source is not None or body.sources is not None)
         merged = _Merged(body, given, location)
+        if (chosen := merged.get("toolchain")) is not None and not TOOLCHAIN_NAME.fullmatch(chosen):
+            self._fault(merged.place("toolchain"), f"'{chosen}' cannot name a toolchain", _TOOLCHAINS)
         return Variant(
             version=version,
             sources=self._sources(body if own and body else given, location if own else (), version),

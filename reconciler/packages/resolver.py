@@ -28,6 +28,7 @@ from reconciler.packages.nix_sets import NixPackages
 from reconciler.packages.recipe import GitSpec, Recipe
 from reconciler.packages.recipe_sets import Recipes
 from reconciler.packages.sources import CachedPath, GivenPath
+from reconciler.packages.toolchain import Toolchains
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,11 @@ class Resolver:
     def names(self) -> tuple[str, ...]:
         """The packages that there are recipes for, sorted."""
         return self._recipes.names()
+
+    @property
+    def toolchains(self) -> Toolchains:
+        """The toolchains that recipes can name."""
+        return self._recipes.toolchains
 
     def recipe(self, name: str) -> Recipe:
         """The recipe of a package; UsageError when there is none."""

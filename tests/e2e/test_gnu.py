@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from reconciler.packages import debian
 from tests.e2e.operator import Operator
 from tests.hosts.fixture import MakeFleet
 from tests.hosts.host import TestHost
@@ -29,7 +30,9 @@ def admin(fleet: MakeFleet, tmp_path: Path) -> Operator:
     shutil.copytree(INVENTORY, inventory, ignore=shutil.ignore_patterns(".lab"))
     (inventory / ".lab").mkdir()
     shutil.copy(hosts.ssh_config, inventory / ".lab/ssh_config")
-    return Operator(tmp_path, hosts, {"RECONCILER_INVENTORY": str(inventory)})
+    # Sources and the toolchain's packages are fetched once for all tests, not once for each operator.
+    cache = str(debian.cache_directory().parent)
+    return Operator(tmp_path, hosts, {"RECONCILER_INVENTORY": str(inventory), "XDG_CACHE_HOME": cache})
 
 
 def alice_wants(admin: Operator, *packages: str) -> None:

@@ -20,6 +20,7 @@ from reconciler.core.agent import created, frames, history, lock, messages, reco
 from reconciler.core.agent.frames import FrameDecoder, Kind
 from reconciler.core.agent.host import Host
 from reconciler.core.agent.messages import Message
+from reconciler.core.build import elf
 from reconciler.core.errors import Faults, FormatError, RefusedError, StoreError, UsageError
 from reconciler.core.nix import derivation, export, listing, nar, narinfo, registration
 from reconciler.core.nix.derivation import Derivation
@@ -30,6 +31,7 @@ from reconciler.core.profile import manifest
 from reconciler.fleet.journal import Journal
 from reconciler.inventory import inventory, yaml
 from reconciler.lab import state as lab_state
+from reconciler.packages import deb_archive
 from reconciler.packages import lock as lock_file
 
 
@@ -322,6 +324,30 @@ _YAML_WORDS = (
     b"{", b"}", b"[", b"]", b"---\n", b"...\n", b"%YAML 1.1\n", b"\t", b"\xef\xbb\xbf", b"08", b"1e3", b"yes", b"0x1F",
     b"1:30", b"\xc2\x85",
 )  # fmt: skip
+
+
+@target(b"\x7fELF\x02\x01\x01", b"\x01\0\0\0", b"\x02\0\0\0", b"\x03\0\0\0", b"$ORIGIN/../lib\0", b"\xff" * 8)
+def _elf(data: bytes) -> None:
+    """What a build left behind, read to see how it is loaded."""
+    with _file(data) as path:
+        fd = os.open(path, os.O_RDONLY)
+        try:
+            elf.read(fd)
+        finally:
+            os.close(fd)
+
+
+@target(
+    b"!<arch>\n", b"debian-binary   ", b"data.tar        ", b"data.tar.gz     ", b"`\n", b"ustar\x0000", b"../", b"/etc/",
+    b"0000755\0", b"1", b"2", b"3", largest=8192,
+)  # fmt: skip
+def _deb(data: bytes) -> None:
+    """A Debian package of a toolchain."""
+    with _file(data) as path:
+        for member in deb_archive.read(Path(path)):
+            assert member.parts
+            assert not {"", ".", ".."} & set(member.parts)
+            assert not any("/" in part or "\0" in part for part in member.parts)
 
 
 @target(*_YAML_WORDS, refusals=(UsageError,))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from reconciler.packages.recipe import DebianSpec
 from reconciler.packages.resolver import Resolver
 from tests.core.build.helpers import PROJECT
 from tests.oracle import RealNix
+from tests.packages import bare
 
 LISTS = """
 # deb http://archive.example/commented bookworm main
@@ -186,7 +186,8 @@ def test_a_machine_without_apt_is_told_so(monkeypatch: pytest.MonkeyPatch, tmp_p
 def test_gnu_programs_are_built_from_upstreams_source_and_run(
     store: Store, nix: RealNix, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The whole way: apt with a cache of its own, ./configure, make, make install, and the program itself."""
+    """The whole way: apt with a cache of its own, the toolchain's packages, ./configure, make, make install, and the
+    program itself, where there is only the store."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     resolver = Resolver(PROJECT, PROJECT / "inventories/gnu")
     packages = {name: resolver.resolve(name, host_system()) for name in resolver.names()}
@@ -196,10 +197,12 @@ def test_gnu_programs_are_built_from_upstreams_source_and_run(
     assert len(kept) == len(packages)
 
     def run(name: str, program: str, *arguments: str) -> str:
-        command = [f"{store.real(packages[name].output)}/bin/{program}", *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        place = tmp_path / f"bare-{name}-{len(list(tmp_path.glob('bare-*')))}"
+        output = packages[name].output
+        return bare.run(place, store, [output], f"{output}/bin/{program}", *arguments)
 
     assert run("hello", "hello") == "Hello, world!\n"
     assert run("hello", "hello", "--version").splitlines()[0] == "hello (GNU Hello) 2.10"
-    assert run("gnu-which", "which", "sh").strip().endswith("/sh")
+    assert run("gnu-which", "which", "--version").startswith("GNU which v2.21")
+    assert run("units", "units", "-t", "kilometer", "meter").split() == ["1000"]
     nix.verify()

@@ -119,11 +119,15 @@ FAULTS = {
         "1:1: 'latest' cannot be a version",
         "a version begins with a digit and has no blanks",
     ),
-    "no toolchain": ("version: 1\n", "1:1: 'toolchain' is missing", "write `toolchain: host`"),
-    "another toolchain": (
-        "version: 1\ntoolchain: gcc\n",
-        "2:1: 'host' is the only toolchain there is",
-        None,
+    "no toolchain": (
+        "version: 1\n",
+        "1:1: 'toolchain' is missing",
+        "write `toolchain: debian-12`, or `toolchain: host`",
+    ),
+    "what cannot name a toolchain": (
+        "version: 1\ntoolchain: ../gcc\n",
+        "2:1: '../gcc' cannot name a toolchain",
+        "write `toolchain: debian-12`, or `toolchain: host`",
     ),
     "a list that is none": ("version: 1\ntoolchain: host\ninputs: words\n", "3:1: a list is wanted here", None),
     "text that is none": ("version: 1\ntoolchain: host\nbuild: [x]\n", "3:1: text is wanted here", None),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from reconciler.core.build.toolchain import VARIABLE, host_system, wants_host_toolchain
+from reconciler.core.build.toolchain import VARIABLE, host_system, pinned_toolchain, wants_host_toolchain
 from reconciler.core.errors import BuildError
 from reconciler.core.nix.derivation import Derivation
 from reconciler.core.nix.store_path import StorePath
@@ -125,5 +125,6 @@ def check(path: StorePath, derivation: Derivation) -> None:
         raise BuildError(f"{path} needs a builder with the features {', '.join(sorted(missing))}")
     try:
         wants_host_toolchain(derivation.environment.get(VARIABLE, ""))
+        pinned_toolchain(derivation)
     except BuildError as error:
         raise BuildError(f"{path}: {error.message}", error.hint) from None

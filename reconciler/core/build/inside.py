@@ -13,6 +13,8 @@ sandbox.py), so it imports the standard library alone and nothing of ours. It ge
     devices      names below /dev to show         memory   where a tmpfs of the build's own goes
     log          the descriptor that takes the build's output
     builder, arguments, environment               processes  the limit on processes
+    each_memory, most_memory  bytes of private memory that one process may have (0: not limited here), and bytes that
+                 the tmpfs at `memory` may take (0: what the kernel thinks right)
 
 Standard input is the leash: when it closes, the build is killed. One marshalled tuple goes to standard output:
 ("exit", status), ("signal", number) or ("error", text): the build could not be started.
@@ -239,8 +241,12 @@ def furnish(spec: dict[str, Any]) -> None:
     mount("none", root + "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
     if spec["single"]:
         protect_kernel(root + "/proc")
-    mount("none", root + spec["memory"], "tmpfs", MS_NOSUID | MS_NODEV, "mode=1777")
+    mount("none", root + spec["memory"], "tmpfs", MS_NOSUID | MS_NODEV, memory_options(spec))
     mount("none", root, "", MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV)
+
+
+def memory_options(spec: dict[str, Any]) -> str:
+    return f"mode=1777,size={spec['most_memory']}" if spec["most_memory"] else "mode=1777"
 
 
 def protect_kernel(proc: str) -> None:
@@ -326,6 +332,10 @@ def give_up_privileges(spec: dict[str, Any]) -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NPROC)
     most = spec["processes"] if hard == resource.RLIM_INFINITY else min(spec["processes"], hard)
     resource.setrlimit(resource.RLIMIT_NPROC, (most, most))
+    if spec["each_memory"]:
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        most = spec["each_memory"] if hard == resource.RLIM_INFINITY else min(spec["each_memory"], hard)
+        resource.setrlimit(resource.RLIMIT_DATA, (most, most))
     libc.personality(ctypes.c_ulong(libc.personality(ctypes.c_ulong(0xFFFFFFFF)) | ADDR_NO_RANDOMIZE))
     # A change of the user forgot who dies with whom.
     call("dying with the helper", "prctl", PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0)

@@ -22,17 +22,29 @@ from reconciler.core.nix.derivation import Derivation, Output
 from reconciler.core.nix.hashes import Hash
 from reconciler.core.nix.store_path import StorePath
 from reconciler.core.store.path_info import PathInfo
-from reconciler.core.values import value
+from reconciler.core.values import replace, value
 
 _MAX_DEPTH = 64
 
 
 @value
 class BuiltOutput:
-    """An output that may go into the store: what to register, and where it lies now."""
+    """An output that may go into the store: what to register, and where it lies now, or its archive."""
 
     info: PathInfo
     real: str
+    archive: bytes = b""
+
+    def chunks(self) -> Iterable[bytes]:
+        """Its archive."""
+        return (self.archive,) if self.archive else nar.dump(self.real)
+
+
+def in_memory(path: StorePath, drv_path: StorePath, tree: nar.Node, inputs: Iterable[StorePath]) -> BuiltOutput:
+    """An output that we made ourselves, of one of the builtins, and that no builder could touch."""
+    archive = nar.encode(tree)
+    info = _describe(path, drv_path, (archive,), {*inputs, path})
+    return BuiltOutput(info, "", archive)
 
 
 def collect(
@@ -47,17 +59,18 @@ def collect(
     for name, path in paths.items():
         if not os.path.lexists(real[name]):
             raise BuildError(f"the builder ended well, but did not make the output '{name}' ({path})")
-    survey(real, owner)
+    _require_room(directory, survey(real, owner))
     candidates = {*inputs, *paths.values()}
     fixed = derivation.fixed_output
     return tuple(
-        BuiltOutput(_describe(path, drv_path, real[name], candidates, fixed), real[name])
+        BuiltOutput(_described(path, drv_path, real[name], candidates, fixed), real[name])
         for name, path in sorted(paths.items())
     )
 
 
-def survey(outputs: Mapping[str, str], owner: int) -> None:
-    """Refuse what is unfit, and make everything readable for us. `outputs`: physical paths by output name."""
+def survey(outputs: Mapping[str, str], owner: int) -> int:
+    """Refuse what is unfit, and make everything readable for us; the bytes of all files, holes included. `outputs`:
+    physical paths by output name."""
     links: collections.Counter[tuple[int, int]] = collections.Counter()
     counts: dict[tuple[int, int], tuple[int, str]] = {}
     for name, real in outputs.items():
@@ -71,12 +84,25 @@ def survey(outputs: Mapping[str, str], owner: int) -> None:
     for identity, (count, where) in counts.items():
         if count != links[identity]:
             raise BuildError(f"{where} is a hard link of a file outside the outputs")
+    size = 0
     for name, real in outputs.items():
         parent = os.open(os.path.dirname(real), fs.OPEN_DIRECTORY)
         try:
-            _make_readable(parent, os.path.basename(real), f"${name}")
+            size += _make_readable(parent, os.path.basename(real), f"${name}")
         finally:
             os.close(parent)
+    return size
+
+
+def _require_room(directory: str, size: int) -> None:
+    """An archive has no holes: a sparse file of a petabyte would be read, and written, to its end."""
+    system = os.statvfs(directory)
+    free = system.f_bavail * system.f_frsize
+    if size > free:
+        raise BuildError(
+            f"the outputs hold {size} bytes, and {free} are free where they lie",
+            "holes of sparse files count: an archive has none",
+        )
 
 
 def _walk(parent: int, name: str, where: str, owner: int, depth: int) -> list[tuple[os.stat_result, str]]:
@@ -114,17 +140,17 @@ def _check_node(status: os.stat_result, where: str, owner: int) -> None:
         raise BuildError(f"{where} is {kind}, which the store cannot hold", hint)
 
 
-def _make_readable(parent: int, name: str, where: str) -> None:
-    """Give us, the owner or root, the right to read every file. Only after `survey` has seen all hard links."""
+def _make_readable(parent: int, name: str, where: str) -> int:
+    """Give us, the owner or root, the right to read every file; the bytes of all of them. Only after `survey` has seen
+    all hard links."""
     status = os.lstat(name, dir_fd=parent)
     if stat.S_ISREG(status.st_mode) and not status.st_mode & 0o400:
         os.chmod(name, stat.S_IMODE(status.st_mode) | 0o400, dir_fd=parent)
     if not stat.S_ISDIR(status.st_mode):
-        return
+        return status.st_size
     fd = os.open(name, fs.OPEN_DIRECTORY, dir_fd=parent)
     try:
-        for entry in os.listdir(fd):
-            _make_readable(fd, entry, where)
+        return sum(_make_readable(fd, entry, where) for entry in os.listdir(fd))
     finally:
         os.close(fd)
 
@@ -132,28 +158,34 @@ def _make_readable(parent: int, name: str, where: str) -> None:
 # --- hashes and references --------------------------------------------------------------------------------------------
 
 
-def _describe(
+def _described(
     path: StorePath, drv_path: StorePath, real: str, candidates: Iterable[StorePath], fixed: Output | None
+) -> PathInfo:
+    info = _describe(path, drv_path, nar.dump(real), candidates)
+    if fixed is None:
+        return info
+    ca = _check_fixed(path, real, fixed)
+    if info.references:
+        raise BuildError(f"{path} has a fixed hash, and so may not refer to {info.references[0]}")
+    return replace(info, ca=ca)
+
+
+def _describe(
+    path: StorePath, drv_path: StorePath, archive: Iterable[bytes], candidates: Iterable[StorePath]
 ) -> PathInfo:
     scanner = Scanner(candidates)
     digest = hashlib.sha256()
     size = 0
-    for chunk in nar.dump(real):
+    for chunk in archive:
         digest.update(chunk)
         scanner.feed(chunk)
         size += len(chunk)
-    ca = ""
-    if fixed is not None:
-        ca = _check_fixed(path, real, fixed)
-        if scanner.found:
-            raise BuildError(f"{path} has a fixed hash, and so may not refer to {scanner.found[0]}")
     return PathInfo(
         path=path,
         nar_hash=Hash("sha256", digest.digest()),
         nar_size=size,
         references=scanner.found,
         deriver=drv_path,
-        ca=ca,
         ultimate=True,
     )
 

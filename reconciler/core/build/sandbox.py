@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any, Callable
 
+from reconciler.core.build import limits
 from reconciler.core.build.users import BuildUser
 from reconciler.core.errors import BuildError, InternalError
 from reconciler.core.nix.store_path import STORE_DIR, StorePath
@@ -39,6 +40,8 @@ TOOLCHAIN_PATHS = (
     "/etc/alternatives",
     "/etc/ld.so.cache",
 )
+# A pinned toolchain is one tree: these are links into it, where it has them.
+IN_USR = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 # What a fixed output may need to find a server.
 NETWORK_PATHS = ("/etc/resolv.conf", "/etc/services", "/etc/hosts")
 DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
@@ -70,7 +73,8 @@ class Sandbox:
     """One build and everything that it may see.
 
     `directory` is the build's own, private to us; its `root`, `store`, `build` and `tmp` exist. `inputs` are the
-    store paths shown, by their physical path.
+    store paths shown, by their physical path. `memory` in bytes, as limits.py counts them; 0: as much as there is.
+    `toolchain`: the distribution's own is shown; or `usr`, the physical path of a pinned one, is shown as /usr.
     """
 
     directory: str
@@ -82,13 +86,17 @@ class Sandbox:
     toolchain: bool = False
     network: bool = False
     processes: int = 8192
+    memory: int = 0
+    usr: str = ""
 
 
 @value
 class Ended:
-    """How a build ended. `reason`: empty for success, else what an error says after `the builder of X`."""
+    """How a build ended. `reason`: empty for success, else what an error says after `the builder of X`; `hint`: what
+    to do about it."""
 
     reason: str = ""
+    hint: str = ""
 
     @property
     def succeeded(self) -> bool:
@@ -138,6 +146,10 @@ def specification(sandbox: Sandbox) -> dict[str, Any]:
     if sandbox.toolchain:
         for path in TOOLCHAIN_PATHS:
             view.show(path, path)
+    elif sandbox.usr:
+        view.show(sandbox.usr, "/usr")
+        present = (name for name in IN_USR if os.path.isdir(os.path.join(sandbox.usr, name)))
+        view.links += [(f"/{name}", f"usr/{name}") for name in present]
     view.links += [("/dev/fd", "/proc/self/fd")]
     view.links += [(f"/dev/std{name}", f"/proc/self/fd/{fd}") for fd, name in enumerate(("in", "out", "err"))]
     return {
@@ -156,6 +168,8 @@ def specification(sandbox: Sandbox) -> dict[str, Any]:
         "arguments": list(sandbox.arguments),
         "environment": dict(sandbox.environment),
         "processes": sandbox.processes,
+        "most_memory": sandbox.memory,
+        "each_memory": sandbox.memory,
     }
 
 
@@ -172,14 +186,29 @@ def prepare(directory: str, user: BuildUser) -> None:
 def run(sandbox: Sandbox, watch: Watch) -> Ended:
     """Run one build to its end, all its processes included. BuildError when the sandbox could not be set up."""
     log_read, log_write = os.pipe()
+    group = limits.make_group(sandbox.memory, sandbox.processes) if sandbox.memory else None
     try:
-        helper = _start(sandbox, log_write)
+        try:
+            helper = _start(sandbox, log_write, group)
+        finally:
+            os.close(log_write)
+        with helper, _closing(log_read):
+            stopped = _follow(helper, log_read, watch)
+            report, said = helper.communicate()
+        hit = group.hit if group is not None else ""
     finally:
-        os.close(log_write)
-    with helper, _closing(log_read):
-        stopped = _follow(helper, log_read, watch)
-        report, said = helper.communicate()
-    return _ended(report, said, stopped)
+        if group is not None:
+            group.end()
+    ended = Ended(_counted("memory", sandbox)) if hit == "memory" and not report else _ended(report, said, stopped)
+    if hit and not ended.succeeded and not ended.hint:
+        return Ended(_counted(hit, sandbox), limits.raising(hit))
+    return ended
+
+
+def _counted(kind: str, sandbox: Sandbox) -> str:
+    if kind == "memory":
+        return f"used more than {sandbox.memory} bytes of memory and was killed"
+    return f"wanted more than {sandbox.processes} processes at a time"
 
 
 @contextlib.contextmanager
@@ -190,11 +219,11 @@ def _closing(fd: int) -> Iterator[None]:
         os.close(fd)
 
 
-def _start(sandbox: Sandbox, log: int) -> subprocess.Popen[bytes]:
+def _start(sandbox: Sandbox, log: int, group: limits.ControlGroup | None) -> subprocess.Popen[bytes]:
     spec = specification(sandbox)
     spec["log"] = log
     helper = subprocess.Popen(
-        [sys.executable or "/proc/self/exe", "-I", "-S", "-c", _BOOT],
+        [sys.executable or "/proc/self/exe", "-I", "-S", "-B", "-c", _BOOT],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -202,6 +231,10 @@ def _start(sandbox: Sandbox, log: int) -> subprocess.Popen[bytes]:
         env={},
         bufsize=0,
     )
+    if group is not None:
+        with contextlib.suppress(OSError):  # a group that it may not enter: it is limited by itself
+            group.enter(helper.pid)
+            spec["each_memory"] = 0
     message = marshal.dumps((_inside_code(), spec))
     with contextlib.suppress(BrokenPipeError):  # its end is told by what it reports
         _write_all(helper, len(message).to_bytes(8, "little") + message)
@@ -223,13 +256,13 @@ def _inside_code() -> Any:
     return code
 
 
-def _follow(helper: subprocess.Popen[bytes], log: int, watch: Watch) -> str:
+def _follow(helper: subprocess.Popen[bytes], log: int, watch: Watch) -> Ended:
     """Read the log to its end; why the build was killed, or nothing."""
     deadline = time.monotonic() + watch.timeout
     poll = select.poll()
     poll.register(log, select.POLLIN)
     size = 0
-    stopped = ""
+    stopped = Ended()
     while True:
         ready = poll.poll(_POLL_SECONDS * 1000)
         if ready:
@@ -237,25 +270,25 @@ def _follow(helper: subprocess.Popen[bytes], log: int, watch: Watch) -> str:
             if not data:
                 return stopped
             size += len(data)
-            if not stopped:
+            if stopped.succeeded:
                 watch.on_output(data)
-        if stopped:
+        if not stopped.succeeded:
             continue
         stopped = _reason_to_stop(size, deadline, watch)
-        if stopped and helper.stdin is not None:
+        if not stopped.succeeded and helper.stdin is not None:
             helper.stdin.close()  # the leash
             helper.stdin = None
 
 
-def _reason_to_stop(size: int, deadline: float, watch: Watch) -> str:
+def _reason_to_stop(size: int, deadline: float, watch: Watch) -> Ended:
     if size > watch.max_log:
-        return f"printed more than {watch.max_log} bytes and was killed"
+        return Ended(f"printed more than {watch.max_log} bytes and was killed", limits.raising("log"))
     if time.monotonic() > deadline:
-        return f"took longer than {watch.timeout:g} s and was killed"
-    return "was killed: the run was cancelled" if watch.cancelled() else ""
+        return Ended(f"took longer than {watch.timeout:g} s and was killed", limits.raising("time"))
+    return Ended("was killed: the run was cancelled") if watch.cancelled() else Ended()
 
 
-def _ended(report: bytes, said: bytes, stopped: str) -> Ended:
+def _ended(report: bytes, said: bytes, stopped: Ended) -> Ended:
     if not report:
         text = said.decode(errors="replace").strip().rsplit("\n", 1)[-1]
         raise InternalError(f"the build's helper process ended without a report: {text or 'it said nothing'}")
@@ -264,8 +297,8 @@ def _ended(report: bytes, said: bytes, stopped: str) -> Ended:
         raise BuildError(value, hint="a builder lies in an input, or in the host toolchain where one is named")
     if kind == "error":
         raise BuildError(f"the sandbox could not be set up: {value}", hint=_setup_hint(value))
-    if stopped:
-        return Ended(stopped)
+    if not stopped.succeeded:
+        return stopped
     if kind == "signal":
         with contextlib.suppress(ValueError):
             value = signal.Signals(value).name

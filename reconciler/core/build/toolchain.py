@@ -8,6 +8,8 @@
 
 It stands in the environment of every derivation that says `toolchain: host`, so that another toolchain gives another
 store path, and a builder refuses a derivation that was made for another toolchain than its own.
+
+A pinned toolchain is a store path instead, one of the derivation's inputs: the tree that the build sees as /usr.
 """
 
 from __future__ import annotations
@@ -17,9 +19,12 @@ import hashlib
 import os
 import subprocess
 
-from reconciler.core.errors import BuildError
+from reconciler.core.errors import BuildError, FormatError
+from reconciler.core.nix.derivation import Derivation
+from reconciler.core.nix.store_path import STORE_DIR, StorePath
 
 VARIABLE = "toolchain"
+SHELL_VARIABLE = "toolchainShell"  # beside a pinned toolchain: the store path of the shell for what is installed
 _PREFIX = "host-"
 _OS_RELEASE = ("/etc/os-release", "/usr/lib/os-release")
 _PROGRAMS = ("ldd", "cc", "c++", "ld")
@@ -48,6 +53,23 @@ def wants_host_toolchain(value: str) -> bool:
             hint="`toolchain: host` ties a package to hosts of one distribution and compiler: build it on such a host",
         )
     return True
+
+
+def pinned_toolchain(derivation: Derivation) -> StorePath | None:
+    """The tree that the build of `derivation` sees as /usr; None where no toolchain is pinned.
+
+    BuildError when it is not one of the derivation's own inputs.
+    """
+    value = derivation.environment.get(VARIABLE, "")
+    if not value.startswith(STORE_DIR + "/"):
+        return None
+    try:
+        path = StorePath.parse(value)
+    except FormatError as error:
+        raise BuildError(f"its toolchain is no store path: {error.message}") from None
+    if path not in derivation.input_sources:
+        raise BuildError(f"its toolchain {path} is not among its inputs", hint="name it in `inputSrcs`")
+    return path
 
 
 def _os_release() -> str:

@@ -158,24 +158,27 @@ def test_a_daemon_that_a_build_leaves_is_killed(builder: Builder) -> None:
 
 def test_a_build_that_takes_too_long_is_killed_with_all_that_it_started(builder: Builder) -> None:
     mark = seconds()
-    done = builder.build(f"echo begun; sleep {mark} & setsid sleep {mark}", options={"timeout": 1.0})
+    done = builder.build(f"echo begun; sleep {mark} & setsid sleep {mark}", limits={"timeout": 1.0})
     assert "the builder took longer than 1 s and was killed" in done["error"]
+    assert "more is allowed in reconciler.yml, by  builds: {time: 12h}" in done["hint"]
     assert "begun" in done["error"]
     assert wait_until_gone(mark)
 
 
 def test_a_build_that_prints_without_end_is_killed(builder: Builder) -> None:
-    done = builder.build("yes", options={"max_log": 1_000_000})
+    done = builder.build("yes", limits={"max_log": 1_000_000})
     assert "the builder printed more than 1000000 bytes and was killed" in done["error"]
+    assert "more is allowed in reconciler.yml, by  builds: {log: 1G}" in done["hint"]
 
 
 def test_a_fork_bomb_reaches_its_limit_and_is_killed(builder: Builder) -> None:
     mark = seconds()
     bomb = f"for i in $(seq 500); do sleep {mark} & done; wait"
-    done = builder.build(bomb, options={"max_processes": 100, "timeout": 4.0})
+    done = builder.build(bomb, limits={"max_processes": 100, "timeout": 4.0})
     # The kernel counts no processes of the machine's root; where our one uid stands for him, time is the limit.
     uncounted = builder.name == "one uid" and os.geteuid() == 0
-    assert ("was killed" if uncounted else "fork") in done["error"].lower()
+    assert "fork" in done["error"].lower() or (uncounted and "took longer than 4 s" in done["error"])
+    assert ("processes: 20000" if "fork" in done["error"].lower() else "time: 12h") in done["hint"]
     assert wait_until_gone(mark)
 
 

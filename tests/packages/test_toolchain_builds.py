@@ -1,0 +1,200 @@
+"""The toolchain that comes along, from Debian's archive: what it builds runs where there is only the store."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from reconciler.core.build.events import BuildOptions
+from reconciler.core.build.realise import realise
+from reconciler.core.build.toolchain import host_system
+from reconciler.core.errors import BuildError
+from reconciler.core.store.store import Store
+from reconciler.inventory.desired import Position
+from reconciler.packages import debian
+from reconciler.packages.instantiate import instantiate
+from reconciler.packages.model import Package
+from reconciler.packages.toolchain import Toolchain
+from tests.core.build.helpers import PROJECT
+from tests.oracle import RealNix
+from tests.packages import bare
+from tests.packages.project import Project
+
+pytestmark = [
+    pytest.mark.nix,
+    pytest.mark.network,
+    pytest.mark.skipif(host_system() != "x86_64-linux", reason="the toolchain that comes along is for x86_64-linux"),
+]
+
+HERE = Position("recipe.yml", 1, 1)
+CPP = r"""#include <iostream>
+#include <map>
+#include <stdexcept>
+#include <thread>
+int main() {
+    std::map<std::string, int> counts{{"one", 1}, {"two", 2}};
+    try { throw std::runtime_error("thrown"); }
+    catch (const std::exception &error) { std::cout << error.what() << ' ' << counts.at("two"); }
+    std::thread([] { std::cout << " threaded\n"; }).join();
+}
+"""
+SEVEN = """version: 1
+toolchain: debian-12
+source: {path: library.c}
+build: |
+  mkdir -p $out/lib
+  gcc -shared -fPIC -o $out/lib/libseven.so library.c
+"""
+COUNTED = """version: 1
+toolchain: debian-12
+source: {path: counted.cc}
+inputs: [seven]
+build: |
+  mkdir -p $out/bin
+  c++ -o $out/bin/counted counted.cc $LDFLAGS -Wl,--no-as-needed -lseven
+  c++ -static -o $out/bin/alone counted.cc
+"""
+REPORT = '#!/usr/bin/env bash\nset -eu\nread -r words < <(hello)\necho "report: $words"\ncounted\n'
+TREE = "0160c535bff2b0dc6a830b9944e981e3427380f63e748da96ced7071faebabf6"
+
+
+@pytest.fixture
+def made(project: Project) -> Project:
+    """GNU hello and tree from source, a C++ program with a library of its own, and a script that runs two of them."""
+    project.recipe("hello", (PROJECT / "inventories/gnu/packages/hello.yml").read_text())
+    project.recipe(
+        "tree",
+        f"version: 2.1.0\ntoolchain: debian-12\nsource: {{debsrc: tree, sha256: {TREE}}}\n"
+        "build: |\n  make\n  make install PREFIX=$out\n",
+    )
+    project.file("counted.cc", CPP)
+    project.file("library.c", "int seven(void) { return 7; }\n")
+    project.recipe("seven", SEVEN)
+    project.recipe("counted", COUNTED)
+    project.file("report.sh", REPORT)
+    script = "version: 1\ntoolchain: debian-12\nkind: script\nsource: {path: report.sh}\nruntime: [hello, counted]\n"
+    project.recipe("report", script)
+    return project
+
+
+def resolved(project: Project, *names: str) -> Sequence[Package]:
+    resolver = project.resolver()
+    return [resolver.resolve(name, host_system()) for name in names]
+
+
+def build(project: Project, store: Store, *names: str) -> Sequence[Package]:
+    resolver = project.resolver()
+    packages = [resolver.resolve(name, host_system()) for name in names]
+    instantiate(resolver.graph(packages), store)
+    realise(store, [package.derivation for package in packages if package.derivation], BuildOptions(jobs=2))
+    return packages
+
+
+def libraries(project: Project) -> str:
+    toolchain = project.resolver().toolchains.find("debian-12", host_system(), HERE)
+    return f"{toolchain.libc.path}/{toolchain.libraries}"
+
+
+def sandbox_paths(toolchain: Toolchain, root: Path) -> str:
+    """What real Nix is told, so that a build sees with it what it sees with us."""
+    real = f"{root}{toolchain.tools.path}"
+    inner = (f"/{name}={real}/{name}" for name in ("bin", "lib", "lib64"))
+    # Nix kills whatever else runs as its build user, such as the build of a test beside this one: it gets none.
+    return f"sandbox-paths = /usr={real} {' '.join(inner)}\nbuild-users-group ="
+
+
+def test_what_is_built_runs_where_there_is_only_the_store_and_nix_builds_the_same(
+    made: Project, store: Store, nix: RealNix, tmp_path: Path
+) -> None:
+    hello, tree, counted, report = build(made, store, "hello", "tree", "counted", "report")
+    toolchain = made.resolver().toolchains.find("debian-12", host_system(), HERE)
+    ran = {
+        "hello": bare.run(tmp_path / "1", store, [hello.output], f"{hello.output}/bin/hello"),
+        "tree": bare.run(tmp_path / "2", store, [tree.output], f"{tree.output}/bin/tree", "--version"),
+        "counted": bare.run(tmp_path / "3", store, [counted.output], f"{counted.output}/bin/counted"),
+        "alone": bare.run(tmp_path / "4", store, [counted.output], f"{counted.output}/bin/alone"),
+        "report": bare.run(tmp_path / "5", store, [report.output], f"{report.output}/bin/report"),
+    }
+    assert ran["hello"] == "Hello, world!\n"
+    assert ran["tree"].startswith("tree v2.1.0 ")
+    assert ran["counted"] == ran["alone"] == "thrown 2 threaded\n"
+    assert ran["report"] == "report: Hello, world!\nthrown 2 threaded\n"
+    assert toolchain.tools.path not in store.closure([report.output]), "a compiler is no part of what it made"
+
+    packages = [hello, tree, counted, report]
+    oracle = RealNix(tmp_path / "oracle", sandbox=True, config=sandbox_paths(toolchain, tmp_path / "oracle"))
+    with Store.open(str(oracle.root), create=True) as other:
+        resolver = made.resolver()
+        instantiate(resolver.graph([resolver.resolve(package.name, host_system()) for package in packages]), other)
+    derivations = [str(package.derivation) for package in packages]
+    outputs = oracle.output("nix-store", "--realise", "-j2", *derivations).split()
+    assert outputs == [str(package.output) for package in packages]
+    for question in ("--hash", "--references"):
+        ours = nix.output("nix-store", "--query", question, *outputs)
+        assert ours == oracle.output("nix-store", "--query", question, *outputs)
+    nix.verify()
+    oracle.verify()
+
+
+BROKEN = r"""version: 1
+toolchain: debian-12
+source: {path: library.c}
+build: |
+  mkdir -p $out/bin $out/lib
+  gcc -shared -fPIC -o $out/lib/libseven.so library.c
+  echo 'int seven(void); int main(void) { return seven(); }' > main.c
+  gcc -o $out/bin/lost main.c -L$out/lib -lseven
+  gcc -o $out/bin/found main.c -L$out/lib -lseven -Wl,-rpath,'$ORIGIN/../lib'
+  cp /bin/true $out/bin/copied
+  printf '#!/usr/bin/perl -w\n' > $out/bin/script
+  printf '#! /bin/sh\nexit 0\n' > $out/bin/fine
+  printf '#!/usr/bin/env -S bash -e\nexit 0\n' > $out/bin/fine-too
+  chmod 555 $out/bin/*
+"""
+
+
+def test_a_build_whose_closure_is_not_complete_fails_and_names_every_file(made: Project, store: Store) -> None:
+    made.recipe("broken", BROKEN)
+    with pytest.raises(BuildError) as error:
+        build(made, store, "broken")
+    (package,) = resolved(made, "broken")
+    told = error.value.message.partition("only the store:\n")[2].splitlines()
+    out = package.output
+    assert told[:3] == [
+        f"  {out}/bin/copied is loaded by /lib64/ld-linux-x86-64.so.2, which is not in /nix/store",
+        f"  {out}/bin/copied needs libc.so.6, which is in no directory of its run path: it has none",
+        f"  {out}/bin/lost needs libseven.so, which is in no directory of its run path ({libraries(made)})",
+    ]
+    assert told[3] == f"  {out}/bin/script is run by /usr/bin/perl -w, which is not in /nix/store"
+    assert len(told) == 4
+    assert "-Wl,-rpath,$NAME/lib" in (error.value.hint or "")
+    assert not store.is_valid(out)
+
+
+def test_it_builds_where_one_uid_is_all_that_there_is(made: Project, tmp_path: Path) -> None:
+    (counted,) = resolved(made, "counted")
+    (made.inventory / "hosts.yml").write_text("all: {hosts: {one: }}\n")
+    root = tmp_path / "one"
+    environment = {
+        **os.environ,
+        "RECONCILER_STORE": str(root),
+        "XDG_CACHE_HOME": str(debian.cache_directory().parent),
+        "XDG_STATE_HOME": str(tmp_path / "state"),
+    }
+    command = [sys.executable, "-m", "reconciler.cli.main", "build", "counted", "-i", str(made.inventory)]
+    user = ["unshare", "--user", "--map-root-user"]
+    done = subprocess.run(
+        [*user, *command], env=environment, capture_output=True, text=True, check=False, cwd=made.root
+    )
+    assert done.returncode == 0, done.stderr
+    with Store.open(str(root)) as store:
+        assert store.is_valid(counted.output)
+        assert bare.run(tmp_path / "b", store, [counted.output], f"{counted.output}/bin/counted").startswith("thrown")
+    RealNix(root).verify()
+    shutil.rmtree(root, ignore_errors=True)
