@@ -1,8 +1,6 @@
-"""`reconciler build`: make packages in the controller's store."""
+"""`reconciler build`: make packages, here or on a host that builds, in the controller's store."""
 
 from __future__ import annotations
-
-import os
 
 import click
 
@@ -16,7 +14,10 @@ from reconciler.core.errors import ExitStatus, UsageError
 @click.option("--check", is_flag=True, help="Build a second time, in another place, and compare.")
 @click.option("--keep-failed", is_flag=True, help="Leave the directory of a build that fails, and name it.")
 @click.option("--system", metavar="SYSTEM", help="For this system (default: this machine's).")
+@click.option("--build-on", metavar="PLACE", default="", help="controller (default), or a host of the inventory.")
 @click.option("-j", "--jobs", type=Number("a number of jobs", 1024), help="Builds at a time (default: one a CPU).")
+@click.option("-K", "--ask-become-pass", is_flag=True, help="Ask for sudo's password on the builder beforehand.")
+@click.option("-u", "--user", metavar="NAME", help="Log in to the builder as NAME, whatever the inventory says.")
 @click.option("-v", "--verbose", is_flag=True, help="Say more: what builds print.")
 @json_option
 @inventory_option
@@ -27,12 +28,15 @@ def command(
     keep_failed: bool,
     system: str | None,
     jobs: int | None,
+    build_on: str,
+    ask_become_pass: bool,
+    user: str | None,
     verbose: bool,
     as_json: bool,
     inventory: str | None,
 ) -> int:
-    """Make packages in the controller's store, and print their store paths. Talks to no host; what profiles of hosts
-    want is made by `deploy --action build`."""
+    """Make packages in the controller's store, and print their store paths. Talks to no host but one that builds;
+    what profiles of hosts want is made by `deploy --action build`."""
     from reconciler.cli.context import project_of
     from reconciler.cli.options import Login
     from reconciler.cli.output import Output
@@ -44,9 +48,9 @@ def command(
     if not references:
         raise UsageError("build needs PACKAGE", "reconciler packages search WORD finds some")
     output = Output()
-    project = project_of(Login(inventory), output)
+    project = project_of(Login(inventory, user, ask_become_pass=ask_become_pass), output)
     request = BuildRequest(
-        references, system or architecture(), jobs or os.cpu_count() or 1, keep_failed=keep_failed, check=check
+        references, system or architecture(), jobs, keep_failed=keep_failed, check=check, build_on=build_on
     )
     with progress(output, verbose) as observer:
         built = build(project, request, observer)

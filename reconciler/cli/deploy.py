@@ -41,9 +41,9 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--build-on",
-    type=OneOf(["controller", "target"], "PLACE"),
-    default="controller",
-    help="Where to build what is missing: controller (default) or target.",
+    metavar="PLACE",
+    default="",
+    help="Where to build what is missing: controller, target or a host (default: as the inventory says, else here).",
 )
 @click.option("-m", "--message", default="", help="Why; kept in the history.")
 @click.option("--again", is_flag=True, help="Bring back what was rolled back.")
@@ -104,7 +104,7 @@ def _carry_out(
     if not agreed(prepared, consent, output, again=again):
         output.note("Nothing was changed.")
         return int(ExitStatus.OK)
-    lock_new(prepared, output)
+    lock_new(prepared.project, output)
     if prepared.plan.changing:
         output.note(f"\n{heading(prepared.id, prepared.facts.who, request.message)}")
         with progress(output, login.verbose) as observer:

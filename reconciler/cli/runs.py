@@ -33,7 +33,7 @@ def plan_view(prepared: Prepared, choice: Choice) -> PlanView:
         plan=plan,
         seconds=prepared.seconds,
         group=_group(project, prepared.pattern, tuple(host.host for host in plan.hosts)),
-        build_on=prepared.build_on,
+        build_on=_places(prepared),
         builds=prepared.builds,
         copy_bytes=prepared.copy_bytes,
         fetches=prepared.fetches,
@@ -47,6 +47,11 @@ def plan_view(prepared: Prepared, choice: Choice) -> PlanView:
     )
 
 
+def _places(prepared: Prepared) -> tuple[str, ...]:
+    """Where the hosts that change have their packages built, each place once."""
+    return tuple(dict.fromkeys(prepared.place(host.host) for host in prepared.plan.changing))
+
+
 def _unlocked(project: Project) -> str:
     new = project.resolver.unlocked()
     return new_entries_text(new, lock_name(project)) if new else ""
@@ -57,13 +62,13 @@ def lock_name(project: Project) -> str:
     return shown(project.lock_file, Path.cwd())
 
 
-def lock_new(prepared: Prepared, output: Output) -> None:
+def lock_new(project: Project, output: Output) -> None:
     """Pin the references that are new, and say so."""
     from reconciler.fleet import locking
 
-    new = locking.lock_new(prepared.project)
+    new = locking.lock_new(project)
     if new:
-        output.note(f"locked     {new_entries_text(new, lock_name(prepared.project))}")
+        output.note(f"locked     {new_entries_text(new, lock_name(project))}")
 
 
 def _typed(choice: Choice, pattern: str) -> list[str]:

@@ -64,6 +64,15 @@ def about_leave(hosts: Sequence[str], pattern: str, protected: Collection[str]) 
     return Question(kind, len(hosts), f"Undo the management of {_hosts(len(hosts))}?", strong or ("leave",))
 
 
+def about_python(hosts: Sequence[str], names: str, pattern: str, protected: Collection[str]) -> Question:
+    """The question before a Python is brought to hosts that have none: always, where one is."""
+    if not hosts:
+        return NOTHING_TO_ASK
+    strong = _strong_reasons(hosts, pattern, protected)
+    kind = QuestionKind.NUMBER if strong else QuestionKind.YES
+    return Question(kind, len(hosts), f"Bring {names} to {_hosts(len(hosts))}?", strong or ("--bring-python",))
+
+
 def about_gc(hosts: Sequence[str], generations: int, pattern: str, protected: Collection[str]) -> Question:
     """The question before generations and garbage are deleted: always, where anything goes."""
     if not hosts:

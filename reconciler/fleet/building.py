@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from reconciler.core.build.events import BuildOptions
+from reconciler.core.build.events import BuildLimits, BuildOptions
 from reconciler.core.build.realise import realise
 from reconciler.core.errors import ReconcilerError, UsageError
 from reconciler.core.nix import nar
 from reconciler.core.nix.store_path import StorePath
 from reconciler.core.store.store import Store
+from reconciler.fleet.builders import Builder
 from reconciler.fleet.delivery import Workshop
 from reconciler.fleet.events import Observer
+from reconciler.fleet.places import CONTROLLER, TARGET, require_place
 from reconciler.fleet.project import Project
 from reconciler.packages.model import Package
 
@@ -22,13 +25,19 @@ from reconciler.packages.model import Package
 @dataclass(frozen=True)
 class BuildRequest:
     """What to build: references, for a system; how many at a time; whether to leave a failed build's directory, and
-    whether to build a second time and compare."""
+    whether to build a second time and compare; on which host of the inventory, where that is not this controller.
+    `jobs` is None for one build a CPU of whoever builds."""
 
     references: tuple[str, ...]
     system: str
-    jobs: int
+    jobs: int | None = None
     keep_failed: bool = False
     check: bool = False
+    build_on: str = ""
+
+    def __post_init__(self) -> None:
+        if self.build_on == TARGET:
+            raise UsageError("--build-on target: no host is deployed to here", "--build-on HOST names one that builds")
 
 
 @dataclass(frozen=True)
@@ -54,8 +63,13 @@ def build(project: Project, request: BuildRequest, observer: Observer) -> tuple[
     packages = [project.resolver.resolve(reference, request.system) for reference in request.references]
     if request.check:
         _require_derivations(request, packages)
-    with project.open_store() as store:
-        workshop = Workshop(store, project.resolver, observer, request.jobs, request.keep_failed)
+    require_place(project.inventory, request.build_on)
+    limits = project.settings.builds
+    with project.open_store() as store, _builder(project, request) as builder:
+        jobs = request.jobs or os.cpu_count() or 1
+        workshop = Workshop(
+            store, project.resolver, observer, jobs, request.keep_failed, limits=limits, builder=builder
+        )
         done = set(workshop.build(packages))
         if request.check:
             # Also those that a cache had: only what is built here can be compared.
@@ -65,10 +79,16 @@ def build(project: Project, request: BuildRequest, observer: Observer) -> tuple[
                 reference,
                 package,
                 package.derivation in done,
-                _again(store, package, observer) if request.check else None,
+                _again(store, package, observer, limits) if request.check else None,
             )
             for reference, package in zip(request.references, packages, strict=True)
         )
+
+
+def _builder(project: Project, request: BuildRequest) -> contextlib.AbstractContextManager[Builder | None]:
+    if request.build_on in ("", CONTROLLER):
+        return contextlib.nullcontext()
+    return Builder.of(project, request.build_on, request.jobs or 0, request.keep_failed)
 
 
 def _require_derivations(request: BuildRequest, packages: Sequence[Package]) -> None:
@@ -79,7 +99,7 @@ def _require_derivations(request: BuildRequest, packages: Sequence[Package]) -> 
             )
 
 
-def _again(store: Store, package: Package, observer: Observer) -> tuple[Difference, ...]:
+def _again(store: Store, package: Package, observer: Observer, limits: BuildLimits) -> tuple[Difference, ...]:
     """Build one package a second time, in a store of its own that holds its inputs, and compare."""
     assert package.derivation is not None
     with (
@@ -87,7 +107,7 @@ def _again(store: Store, package: Package, observer: Observer) -> tuple[Differen
         Store.open(scratch, create=True) as second,
     ):
         _copy_inputs(store, second, package.derivation)
-        options = BuildOptions(on_event=lambda event: observer.building("again", event))
+        options = BuildOptions(limits=limits, on_event=lambda event: observer.building("again", event))
         realise(second, [package.derivation], options)
         found = [
             Difference(output, tuple(_differing(store.real(output), second.real(output))))

@@ -61,6 +61,7 @@ class Workshop:
         observer: Observer,
         jobs: int,
         keep_failed: bool = False,
+        *,
         limits: BuildLimits = NO_OTHER_LIMITS,
         builder: Builder | None = None,
     ) -> None:
@@ -263,6 +264,7 @@ class BuiltThere:
         jobs: int,
         observer: Observer,
         told: Callable[[ReconcilerError], ReconcilerError],
+        *,
         limits: BuildLimits = NO_OTHER_LIMITS,
     ) -> None:
         """`told` says of a host's error what the inventory has to do with it; `limits`: what each build may use."""

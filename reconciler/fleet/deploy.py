@@ -116,7 +116,7 @@ def _deploy(prepared: Prepared, runs: list[HostRun], observer: Observer, recorde
     by_host = {run.plan.host: prepared.place(run.plan.host) for run in runs}
     with (
         project.open_store() as store,
-        crews(project, store, by_host, by_path, observer, lambda error: told(prepared, error)) as builders,
+        crews(project, store, by_host, by_path, observer, told=lambda error: told(prepared, error)) as builders,
     ):
         rollout = Rollout(facts, runs, prepared.executor, observer, builders)
         recorder.begin(rollout)

@@ -52,8 +52,8 @@ class ProfileSpec:
 @dataclass(frozen=True)
 class DesiredState:
     """What one host shall hold. `system` is None where the inventory leaves the host's system alone; `places` are the
-    profiles called `default`, and those at a path. `keep`: how many generations of each, None where nothing is said; `build_on`: `controller`,
-    `target` or a host, empty where nothing is said."""
+    profiles called `default`, and those at a path. `keep`: how many generations of each, None where nothing is said.
+    `build_on`: `controller`, `target` or a host, empty where nothing is said."""
 
     host: str
     architecture: str

@@ -8,6 +8,7 @@ sets: [SET, ...]         where packages come from, and in which order (sets.py)
 caches: [CACHE, ...]     binary caches that are asked before anything is built (sets.py)
 builds: {memory: 8G, processes: N, time: 2h, log: 64M}    what one build may use, wherever it is made
 keep: {generations: N, days: N}    what `gc` keeps of each profile, where the inventory says nothing
+python: REFERENCE        the package that `doctor --bring-python` brings to hosts that have Nix and no Python
 """
 
 from __future__ import annotations
@@ -36,12 +37,13 @@ INVENTORIES = "inventories"
 VARIABLE = "RECONCILER_INVENTORY"
 DEFAULT_FORKS = 20
 MAX_FORKS = 1000
+DEFAULT_PYTHON = "python3"
 
 EVERYTHING = Retention()
 NO_OTHER_LIMITS = BuildLimits()
 BUILDS_KEYS = ("memory", "processes", "time", "log")
 BUILDS_HINT = "builds: {memory: 8G, processes: 8192, time: 6h, log: 64M}, or some of them"
-_KEYS = ("requires", "forks", "sets", "caches", "keep", "builds")
+_KEYS = ("requires", "forks", "sets", "caches", "keep", "builds", "python")
 _SIZE = re.compile(r"([1-9][0-9]{0,11})([KMGT]?)")
 _TIME = re.compile(r"([1-9][0-9]{0,8})(s|m|h|d)")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -66,6 +68,7 @@ class Settings:
     caches: tuple[CacheSpec, ...] = ()
     keep: Retention = EVERYTHING
     builds: BuildLimits = NO_OTHER_LIMITS
+    python: str = DEFAULT_PYTHON
 
     def check_version(self, version: str) -> None:
         """UsageError when the project asks for another version of this program than `version`."""
@@ -160,6 +163,7 @@ def _settings(node: Node, log: FaultLog) -> Settings:
         sets=read_sets(entries["sets"].value, log) if "sets" in entries else settings.sets,
         caches=read_caches(entries["caches"].value, log) if "caches" in entries else settings.caches,
         keep=_keep(entries["keep"].value, log) if "keep" in entries else settings.keep,
+        python=_reference(entries["python"].value, log) if "python" in entries else settings.python,
         builds=_builds(entries["builds"].value, log) if "builds" in entries else settings.builds,
     )
 
@@ -211,6 +215,14 @@ def _seconds(node: Node) -> int:
     if match is None:
         fail(node.position, "a time is a number with s, m, h or d behind it", BUILDS_HINT)
     return int(match[1]) * _SECONDS[match[2]]
+
+
+def _reference(node: Node, log: FaultLog) -> str:
+    text = node.text if isinstance(node, Scalar) else ""
+    if text and not text.isspace():
+        return text
+    log.add(InputError(node.position, "python is not a package", "write `python: python3`, say"))
+    return DEFAULT_PYTHON
 
 
 def _requires(node: Node, log: FaultLog) -> str | None:

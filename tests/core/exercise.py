@@ -223,6 +223,27 @@ def caches(golden: str, work: str) -> Any:
     return told
 
 
+def elf_files(golden: str, work: str) -> Any:
+    from reconciler.core.build import elf
+    from reconciler.core.errors import FormatError
+
+    with open(os.path.join(golden, "elf/program"), "rb") as file:
+        data = file.read()
+    told = []
+    path = os.path.join(work, "program")
+    for at in range(len(data) + 1):
+        with open(path, "wb") as file:
+            file.write(data[:at] + bytes(data[at] ^ 0x41 for at in range(at, min(at + 1, len(data)))) + data[at + 1 :])
+        fd = os.open(path, os.O_RDONLY)
+        try:
+            told.append(repr(elf.read(fd)))
+        except FormatError as error:
+            told.append(str(error))
+        finally:
+            os.close(fd)
+    return [told[-1], hashlib.sha256("\n".join(told).encode()).hexdigest()]
+
+
 STEPS: tuple[Callable[[str, str], Any], ...] = (
     nar_round_trip,
     wrong_archives,
@@ -232,6 +253,7 @@ STEPS: tuple[Callable[[str, str], Any], ...] = (
     caches,
     garbage,
     upkeep,
+    elf_files,
 )
 
 

@@ -57,6 +57,7 @@ def test_core_does_the_same_under_every_python(version: str, tmp_path: Path) -> 
             "caches",
             "garbage",
             "upkeep",
+            "elf_files",
         }
         assert set(found) == steps
         verify(tmp_path / "there/root")

@@ -24,6 +24,7 @@ from reconciler.fleet.plan import ChangeKind, HostPlan, Plan, ProfileChangePlan
 from reconciler.fleet.prepared import NO_FETCHES, Fetches
 
 _LABEL = 11
+_PLACES = {"controller": "here", "target": "on each host"}
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class PlanView:
     """Everything that a plan's text says. `revision` is git's word for the inventory, or empty; `group` the group that
     the pattern amounts to, or empty; `creates` what a first deployment makes on a host, `creates_for_fish` what more
     where that shell is; `next` the command to type; `reaches_hosts` is false for a build, which talks to no host;
+    `build_on` the places where the hosts that change have their packages built;
     `lock` the lock's age, `unlocked` the references that it lacks."""
 
     inventory: str
@@ -39,7 +41,7 @@ class PlanView:
     plan: Plan
     seconds: float
     group: str = ""
-    build_on: str = "controller"
+    build_on: tuple[str, ...] = ("controller",)
     builds: tuple[str, ...] = ()
     copy_bytes: Mapping[str, int] = field(default_factory=dict)
     creates: tuple[str, ...] = ()
@@ -189,7 +191,7 @@ def _costs(view: PlanView) -> list[str]:
 
 
 def _builds(view: PlanView) -> str:
-    place = "on each host" if view.build_on == "target" else "here"
+    place = " and ".join(_PLACES.get(place, f"on {place}") for place in view.build_on) or "here"
     parts = [f"{count(len(view.builds), 'build')} {place} ({', '.join(view.builds)})"] if view.builds else []
     if view.fetches.paths:
         parts.append(f"{count(view.fetches.paths, 'path')} from caches, {size(view.fetches.bytes)}")

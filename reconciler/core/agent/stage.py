@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from reconciler.core.activate import current_system
 from reconciler.core.agent import lock, profiles
-from reconciler.core.agent.host import STAGE_ROOTS, Host
+from reconciler.core.agent.host import PYTHON_ROOT, STAGE_ROOTS, Host
 from reconciler.core.agent.messages import StageReply, StageRequest
 from reconciler.core.errors import ReconcilerError, StoreError
 from reconciler.core.nix.store_path import StorePath
@@ -80,8 +80,9 @@ def _staged(host: Host) -> list[str]:
     """The profiles that something is staged for."""
     top = host.path(STAGE_ROOTS)
     found = []
+    python = os.path.basename(PYTHON_ROOT)  # what we may be running on
     with contextlib.suppress(FileNotFoundError):
-        found += [name for name in os.listdir(top) if os.path.islink(os.path.join(top, name))]
+        found += [name for name in os.listdir(top) if name != python and os.path.islink(os.path.join(top, name))]
     with contextlib.suppress(FileNotFoundError):
         found += [f"user/{name}" for name in os.listdir(os.path.join(top, "user"))]
     with contextlib.suppress(FileNotFoundError):

@@ -6,7 +6,7 @@ from typing import Callable
 
 from reconciler.core.nix.store_path import StorePath
 from reconciler.core.store.path_info import PathInfo
-from reconciler.core.values import value
+from reconciler.core.values import field, fields, value
 
 LOG_LINES_IN_ERROR = 10
 
@@ -33,6 +33,30 @@ def _never() -> bool:
 
 
 @value
+class BuildLimits:
+    """What one build may use.
+
+    timeout        seconds that it may take
+    max_log        bytes that it may print
+    max_processes  processes and threads that it may have at a time
+    max_memory     bytes of memory, see limits.py for what they count; 0: three quarters of the machine's
+    """
+
+    timeout: float = 6 * 3600
+    max_log: int = 64 * 1024 * 1024
+    max_processes: int = 8192
+    max_memory: int = 0
+
+    def by_name(self) -> dict[str, float]:
+        """As RealiseRequest takes them."""
+        return {each.name: getattr(self, each.name) for each in fields(self)}
+
+    def __post_init__(self) -> None:
+        if self.timeout <= 0 or self.max_log < 1 or self.max_processes < 1 or self.max_memory < 0:
+            raise ValueError("a build needs some time, log, processes and memory")
+
+
+@value
 class BuildOptions:
     """How to build.
 
@@ -40,9 +64,7 @@ class BuildOptions:
     cores          what NIX_BUILD_CORES says to each build; 0: the machine's
     keep_going     after a failed build, make all else that does not need it, and raise BuildsError at the end
     keep_failed    leave the build directory of a failed build where it is, and name it in the error
-    timeout        seconds that one build may take
-    max_log        bytes that one build may print
-    max_processes  processes and threads that one build may have at a time
+    limits         what each build may use
     cancelled      asked about every half second; once it is true, running builds are killed and BuildError is raised
     """
 
@@ -50,9 +72,7 @@ class BuildOptions:
     cores: int = 0
     keep_going: bool = False
     keep_failed: bool = False
-    timeout: float = 6 * 3600
-    max_log: int = 64 * 1024 * 1024
-    max_processes: int = 8192
+    limits: BuildLimits = field(default_factory=BuildLimits)
     on_event: Callable[[BuildEvent], None] = _ignore
     cancelled: Callable[[], bool] = _never
 

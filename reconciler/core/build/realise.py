@@ -11,21 +11,21 @@ import queue
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Callable
 
-from reconciler.core.build import fetch, graph, sandbox
+from reconciler.core.build import completeness, graph, limits, sandbox
 from reconciler.core.build.events import BuildEvent, BuildOptions, RealiseResult
 from reconciler.core.build.graph import Goal
 from reconciler.core.build.logs import BuildLog, log_path
-from reconciler.core.build.outputs import BuiltOutput, collect
-from reconciler.core.build.toolchain import VARIABLE, wants_host_toolchain
+from reconciler.core.build.outputs import BuiltOutput, collect, in_memory
+from reconciler.core.build.toolchain import VARIABLE, pinned_toolchain, wants_host_toolchain
 from reconciler.core.build.users import BuildUser, build_user
 from reconciler.core.build.variables import variables
 from reconciler.core.build.workshop import Workshop
 from reconciler.core.errors import BuildError, ReconcilerError
 from reconciler.core.nix import nar
-from reconciler.core.nix.derivation import Derivation
 from reconciler.core.nix.store_path import StorePath
-from reconciler.core.profile.environment import CollisionError, build_environment
+from reconciler.core.profile.environment import CollisionError, environment_tree
 from reconciler.core.store.locks import PathLock
 from reconciler.core.store.store import Store
 from reconciler.core.values import value
@@ -234,7 +234,7 @@ class _Run:
         missing = [output for output in outputs if not self._store.is_valid(output.info.path)]
         with self._store.batch() as batch:
             for output in _references_first(missing):
-                batch.add_nar(output.info, nar.ChunkReader(nar.dump(output.real)))
+                batch.add_nar(output.info, nar.ChunkReader(output.chunks()))
 
     def _event(self, kind: str, goal: Goal, detail: str = "") -> None:
         self._options.on_event(BuildEvent(kind, str(goal.path), detail))
@@ -264,11 +264,14 @@ class _Run:
         path = log_path(self._store.state_dir, job.goal.path)
         with BuildLog(path, lambda line: self._tell(job.goal, line)) as log:
             try:
+                if job.goal.derivation.builder == "builtin:buildenv":
+                    return (self._environment(job, log),)
                 with build_user(self._store.state_dir) as user:
                     sandbox.prepare(job.directory, user)
                     owner = self._run_builder(job, user, log)
                     made_in = os.path.join(job.directory, "store")
-                    return collect(job.goal.derivation, job.goal.path, made_in, job.inputs, owner)
+                    made = collect(job.goal.derivation, job.goal.path, made_in, job.inputs, owner)
+                    return completeness.checked(job.goal.derivation, made, job.inputs)
             except CollisionError:
                 raise  # whoever asked for the environment knows whose it is; its log says no more
             except BuildError as error:
@@ -277,10 +280,13 @@ class _Run:
     def _run_builder(self, job: _Job, user: BuildUser, log: BuildLog) -> int:
         """Build; the uid that the outputs belong to."""
         derivation = job.goal.derivation
-        if derivation.builder.startswith("builtin:"):
+        if derivation.builder == "builtin:fetchurl":
+            from reconciler.core.build import fetch  # http.client and what that needs, which nothing else here does
+
             out = os.path.join(job.directory, "store", derivation.output_paths()["out"].base_name)
-            self._run_builtin(derivation, out, log)
+            fetch.fetchurl(derivation.environment, out, _saying(log), self._stop.is_set)
             return os.geteuid()
+        pinned = pinned_toolchain(derivation)
         given = variables(derivation, self._options.cores)
         for name, contents in given.files.items():
             _write_for(user, os.path.join(job.directory, "build", name), contents)
@@ -293,22 +299,25 @@ class _Run:
             inputs=job.inputs,
             toolchain=wants_host_toolchain(derivation.environment.get(VARIABLE, "")),
             network=derivation.fixed_output is not None,
-            processes=self._options.max_processes,
+            processes=self._options.limits.max_processes,
+            memory=self._options.limits.max_memory or limits.default_memory(),
+            usr="" if pinned is None else job.inputs[pinned],
         )
-        watch = sandbox.Watch(log.write, self._options.timeout, self._options.max_log, self._stop.is_set)
+        watch = sandbox.Watch(log.write, self._options.limits.timeout, self._options.limits.max_log, self._stop.is_set)
         ended = sandbox.run(box, watch)
         if not ended.succeeded:
-            raise BuildError(f"the builder {ended.reason}")
+            log.flush()
+            hint = ended.hint or limits.suspicion(log.last_lines, box.memory, box.processes)
+            raise BuildError(f"the builder {ended.reason}", hint)
         return user.uid
 
-    def _run_builtin(self, derivation: Derivation, out: str, log: BuildLog) -> None:
-        def say(line: str) -> None:
-            log.write(line.encode(errors="surrogateescape") + b"\n")
+    def _environment(self, job: _Job, log: BuildLog) -> BuiltOutput:
+        tree = environment_tree(job.goal.derivation.environment, self._store, _saying(log))
+        return in_memory(job.goal.derivation.output_paths()["out"], job.goal.path, tree, job.inputs)
 
-        if derivation.builder == "builtin:buildenv":
-            build_environment(derivation.environment, self._store, out, say)
-        else:
-            fetch.fetchurl(derivation.environment, out, say, self._stop.is_set)
+
+def _saying(log: BuildLog) -> Callable[[str], None]:
+    return lambda line: log.write(line.encode(errors="surrogateescape") + b"\n")
 
 
 def _manner(goal: Goal) -> str:

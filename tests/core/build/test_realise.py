@@ -197,6 +197,11 @@ UNSUPPORTED = {
         {"toolchain": "host-0123"},
         "is to be built with the toolchain host-0123, and this host has host-",
     ),
+    "a toolchain that is no input": (
+        {"toolchain": f"/nix/store/{'0' * 32}-tools"},
+        "its toolchain /nix/store/0+-tools is not among its inputs",
+    ),
+    "a toolchain that is no store path": ({"toolchain": "/nix/store/tools"}, "its toolchain is no store path"),
     "a builtin that there is not": (
         {"builder": "builtin:unpack-channel"},
         "there is no builder 'builtin:unpack-channel'",
