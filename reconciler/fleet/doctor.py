@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from reconciler.core.agent.messages import Observation, ObserveRequest
 from reconciler.core.errors import ExitStatus, ReconcilerError
@@ -11,19 +11,21 @@ from reconciler.fleet.events import Observer, Phase
 from reconciler.fleet.executor import Threads
 from reconciler.fleet.project import Project
 from reconciler.fleet.select import Selection
-from reconciler.fleet.session import Session, close_all, probe_all
+from reconciler.fleet.session import Session, close_all, how_to_bring, probe_all
 from reconciler.inventory.desired import ConnectionSettings
 
 
 @dataclass(frozen=True)
 class Fitness:
-    """`facts` describe a fit host; `problem` and `remedy` an unfit one."""
+    """`facts` describe a fit host; `problem` and `remedy` an unfit one. `brought`: the store path of the Python that
+    was brought to it now."""
 
     host: str
     facts: str = ""
     problem: str = ""
     remedy: str = ""
     status: ExitStatus = ExitStatus.OK
+    brought: str = ""
 
     @property
     def ready(self) -> bool:
@@ -37,14 +39,28 @@ def doctor(project: Project, selection: Selection, forks: int | None, observer: 
     executor = Threads(project.forks(forks))
     observer.phase_begins(Phase.PROBE, names)
     try:
-        probe_all(sessions, [_request(project, name) for name in names], executor)
-        return tuple(judge(session) for session in sessions)
+        probe_all(sessions, [probe_request(project, name) for name in names], executor)
+        return tuple(_offered(project, session, judge(session)) for session in sessions)
     finally:
         close_all(sessions, executor)
         observer.phase_ends(Phase.PROBE, "")
 
 
-def _request(project: Project, host: str) -> ObserveRequest:
+def _offered(project: Project, session: Session, found: Fitness) -> Fitness:
+    """With what would be brought to a host that has Nix and no fit Python."""
+    if session.nix is None:
+        return found
+    reference, system = project.settings.python, project.inventory.desired(session.host).architecture
+    try:
+        what = project.resolver.resolve(reference, system).output.name
+    except ReconcilerError as error:
+        what = f"one ({error.message}: reconciler.yml names another by `python:`)"
+    other = found.remedy.rpartition("; or ")[2]
+    remedy = f"{how_to_bring(session.host, session.nix, what)}; or {other}"
+    return replace(found, remedy=remedy)
+
+
+def probe_request(project: Project, host: str) -> ObserveRequest:
     desired = project.inventory.desired(host)
     return ObserveRequest(tuple(desired.users), places=tuple(desired.places))
 

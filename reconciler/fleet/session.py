@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,11 +13,17 @@ from reconciler.fleet.executor import Executor
 from reconciler.inventory.desired import ConnectionSettings
 from reconciler.transport.client import AgentClient
 from reconciler.transport.connection import Connection, ConnectOptions, connect
+from reconciler.transport.errors import NotFit, PythonError
+from reconciler.transport.interpreters import BROUGHT, interpreters
+from reconciler.transport.nix_program import NixProgram, find_nix
+
+# How an agent says that its Python lacks a module.
+LACKING_MODULES = ("has no sqlite3", "has no ctypes")
 
 
 @dataclass
 class Session:
-    """A host's connection and agent. `error` says why there is none."""
+    """A host's connection and agent. `error` says why there is none; `nix` is what a host without a fit Python has."""
 
     host: str
     settings: ConnectionSettings
@@ -26,6 +33,7 @@ class Session:
     observation: Observation | None = None
     error: ReconcilerError | None = None
     seconds: float = field(default=0.0)
+    nix: NixProgram | None = None
 
     @property
     def agent(self) -> AgentClient:
@@ -40,8 +48,10 @@ class Session:
         try:
             if self.client is None:
                 self.connection = connect(self.settings, self.options)
-                self.client = AgentClient.start(self.connection, self.settings)
+                self.client = self._start(self.connection)
             self.observation = self.client.observe(request)
+            if self._python_is_short_of(self.observation):
+                self._start_brought(request)
             self.error = None
         except Exception as error:
             self.close()
@@ -50,6 +60,40 @@ class Session:
         finally:
             self.seconds = time.monotonic() - started
         return self.observation
+
+    def _start(self, connection: Connection) -> AgentClient:
+        """The agent, with the first Python that is fit for it; PythonError when none is, telling of a Nix that could
+        take one."""
+        first: PythonError | None = None
+        for python in interpreters(self.settings):
+            try:
+                return AgentClient.start(connection, self.settings, python=python)
+            except PythonError as error:
+                first = first or error
+        assert first is not None
+        self.nix = self._find_nix(connection)
+        raise first if self.nix is None else _with_nix(first, self.nix, self.host)
+
+    def _python_is_short_of(self, observed: Observation) -> bool:
+        return any(sign in problem for problem in observed.problems for sign in LACKING_MODULES)
+
+    def _start_brought(self, request: ObserveRequest) -> None:
+        """Go on with the Python that was brought, where that is there and does better."""
+        if self.connection is None:
+            return
+        with contextlib.suppress(NotFit):
+            other = AgentClient.start(self.connection, self.settings, python=BROUGHT)
+            if self.client is not None:
+                self.client.close()
+            self.client = other
+            self.observation = other.observe(request)
+            return
+        self.nix = self._find_nix(self.connection)
+
+    def _find_nix(self, connection: Connection) -> NixProgram | None:
+        with contextlib.suppress(ReconcilerError):  # what keeps the agent from starting is what is told
+            return find_nix(connection, self.settings.become)
+        return None
 
     def close(self) -> None:
         """End the agent and the login; never raises."""
@@ -60,6 +104,17 @@ class Session:
                 except (OSError, ReconcilerError):
                     continue  # the peer is gone: there is nothing left to end
         self.client = self.connection = None
+
+
+def _with_nix(error: PythonError, nix: NixProgram, host: str) -> PythonError:
+    return PythonError(f"{error.message}; has Nix {nix.version}", f"{how_to_bring(host, nix)}; or {error.hint}")
+
+
+def how_to_bring(host: str, nix: NixProgram, what: str = "one") -> str:
+    """What to type for a host that has Nix, and no fit Python."""
+    if nix.uid != 0:
+        return f"its Nix takes {what} from root: ansible_become: true, or log in as root"
+    return f"reconciler doctor --bring-python --hosts {host} brings {what}"
 
 
 def as_ours(error: Exception, host: str) -> ReconcilerError:

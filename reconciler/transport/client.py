@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
@@ -14,6 +13,7 @@ from reconciler.core.errors import FormatError, LinkLostError, ReconcilerError, 
 from reconciler.inventory.desired import ConnectionSettings
 from reconciler.transport.connection import Connection
 from reconciler.transport.handshake import Handshake
+from reconciler.transport.interpreters import interpreters
 from reconciler.transport.pump import Pump
 from reconciler.transport.text import printable
 
@@ -69,11 +69,15 @@ class AgentClient:
         keep_cached: bool = False,
         root: str = "/",
         seconds: float = START_SECONDS,
+        *,
+        python: str | None = None,
     ) -> AgentClient:
-        """`keep_cached`: leave the agent's code on a managed host for the next time, also when nothing is deployed
+        """`python` is the interpreter, where it is not the first of `interpreters`.
+
+        `keep_cached`: leave the agent's code on a managed host for the next time, also when nothing is deployed
         (`begin` leaves it in any case). `root` makes the agent take a directory for the host's root, for tests."""
         code = archive.build()
-        python = _interpreter(settings)
+        python = python or interpreters(settings)[0]
         directory = root.rstrip("/") + CACHE_DIRECTORY
         argv = [
             python,
@@ -381,14 +385,6 @@ class _Outgoing:
         """Say that the path under way will not be completed."""
         self._put(encode(Kind.END, self._number, {"error": reason[:1000]}))
         self.flush()
-
-
-def _interpreter(settings: ConnectionSettings) -> str:
-    """The inventory's; else python3 on the host's PATH, and here the one that runs us. Ansible's `auto` spellings mean
-    no more than that."""
-    if settings.python is not None and not settings.python.startswith("auto"):
-        return settings.python
-    return sys.executable if settings.connection == "local" else "python3"
 
 
 def _reported(body: dict[str, Any]) -> ReconcilerError:

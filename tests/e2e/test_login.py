@@ -233,8 +233,8 @@ def test_a_missing_python_is_told_with_a_remedy(operator: MakeOperator) -> None:
     variables(admin, {"ansible_python_interpreter": "/usr/bin/python3.99"}, "host_vars/web01")
     variables(admin, {"ansible_python_interpreter": "/usr/bin/cat"}, "host_vars/web02")
     found = {host["host"]: host for host in admin.json("doctor", status=3)["hosts"]}
-    assert found["web01"]["problem"] == "there is no /usr/bin/python3.99: needs Python 3.9"
-    assert found["web01"]["remedy"] == "install it, or name one: ansible_python_interpreter: /usr/bin/python3.9"
+    assert found["web01"]["problem"].startswith("there is no /usr/bin/python3.99: needs Python 3.9")
+    assert found["web01"]["remedy"].endswith("install it, or name one: ansible_python_interpreter: /usr/bin/python3.9")
     assert found["web02"]["problem"].startswith("the agent did not start (exit status 1): /usr/bin/cat: ")
     assert found["web03"]["ready"]
     report = admin.json("deploy", "--hosts", "web*", "--yes", status=3)

@@ -36,7 +36,6 @@ def test_profiles_take_part_as_they_are_selected_and_none_is_emptied_because_it_
     assert request.empties is empties
 
 
-@pytest.mark.parametrize(("build_on", "action"), [("moon", Action.SWITCH), ("target", Action.BUILD)])
-def test_a_place_that_cannot_build_is_refused(build_on: str, action: Action) -> None:
-    with pytest.raises(UsageError):
-        DeployRequest(Selection("all"), action, build_on)
+def test_a_build_for_no_host_is_not_made_on_its_targets() -> None:
+    with pytest.raises(UsageError, match="--action build stays on the controller"):
+        DeployRequest(Selection("all"), Action.BUILD, "target")

@@ -84,6 +84,8 @@ def desired_json(desired: DesiredState) -> dict[str, Any]:
     if desired.keep is not None:
         kept = {"generations": desired.keep.generations, "days": desired.keep.days}
         found["keep"] = {name: number for name, number in kept.items() if number is not None}
+    if desired.build_on:
+        found["build_on"] = desired.build_on
     if desired.places:
         found["profiles"] = {name: {"packages": _packages(spec)} for name, spec in desired.places.items()}
     return found

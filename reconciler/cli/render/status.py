@@ -144,7 +144,9 @@ def doctor_text(hosts: Sequence[Fitness]) -> str:
     unfit = [f for f in hosts if not f.ready]
     wrong = dict(zip((f.host for f in unfit), columns((_one_line(f.problem), f.remedy) for f in unfit), strict=True))
     rows = [(f.host, "ready", f.facts) if f.ready else (f.host, "NOT FIT", wrong[f.host]) for f in hosts]
-    sums = f"{len(hosts) - len(unfit)} ready, {len(unfit)} not fit. Nothing was changed."
+    brought = Counter(f.brought.partition("-")[2] for f in hosts if f.brought)
+    told = ", ".join(f"{name} was brought to {count(number, 'host')}" for name, number in brought.items())
+    sums = f"{len(hosts) - len(unfit)} ready, {len(unfit)} not fit. {told or 'Nothing was changed'}."
     return "\n".join([*columns(rows), sums])
 
 
@@ -157,7 +159,14 @@ def doctor_json(hosts: Sequence[Fitness]) -> dict[str, Any]:
     return {
         "format": 1,
         "hosts": [
-            {"host": f.host, "ready": f.ready, "facts": f.facts, "problem": f.problem, "remedy": f.remedy}
+            {
+                "host": f.host,
+                "ready": f.ready,
+                "facts": f.facts,
+                "problem": f.problem,
+                "remedy": f.remedy,
+                "brought": f.brought,
+            }
             for f in hosts
         ],
     }

@@ -1,9 +1,10 @@
 """What starts the agent on a host: one line of Python that runs a checked copy of it, or asks for one.
 
-    PYTHON -I -S -X utf8 -c CODE SHA256 CACHE-DIRECTORY KEEP ROOT
+    PYTHON -I -S -B -X utf8 -c CODE SHA256 CACHE-DIRECTORY KEEP ROOT
 
-`-I -S`: nothing of the remote directory, environment or site-packages is imported. `-X utf8`: file names are read the
-same whatever locale the login has. CODE says MAGIC on stdout, then
+`-I -S`: nothing of the remote directory, environment or site-packages is imported. `-B`: no bytecode is written beside
+its modules, which may lie in a store path. `-X utf8`: file names are read the same whatever locale the login has. CODE
+says MAGIC on stdout, then
 
     R    a cached copy is there and is what SHA256 says; frames follow
     S    send it: u32 size (big-endian), then that many bytes of the archive's packed form; frames follow
@@ -85,7 +86,7 @@ exec(C,{"__name__":"__main__","FORM":F,"ARCHIVE":A,"SHA":S,"CACHE":D,"KEEP":K=="
 """
 
 
-OPTIONS = ("-I", "-S", "-X", "utf8")
+OPTIONS = ("-I", "-S", "-B", "-X", "utf8")
 
 
 def code() -> str:

@@ -18,6 +18,8 @@ OWN_STATE = "/nix/var/reconciler"
 PROFILES = "/nix/var/nix/profiles"
 SYSTEM_PROFILE = "/nix/var/nix/profiles/system"
 STAGE_ROOTS = "/nix/var/nix/gcroots/reconciler"
+# The interpreter that was brought to a host without one, among the roots of what is staged.
+PYTHON_ROOT = f"{STAGE_ROOTS}/python"
 
 
 @value(frozen=False)

@@ -120,7 +120,7 @@ class _Questions:
 
     def _open(self) -> Database | None:
         """The database alone: the rest of a store takes longer to import than a probe takes."""
-        if self._database is None and os.path.exists(self._host.database):
+        if self._database is None and os.path.exists(self._host.database) and not _lacking():
             from reconciler.core.store.connection import Database
 
             self._database = Database(self._host.path(NIX_STATE))
@@ -202,11 +202,8 @@ def _entries(host: Host) -> tuple[tuple[HistoryEntry, ...], str]:
 
 def _problems(host: Host) -> Iterable[str]:
     """What makes the host unfit for any deployment."""
-    from importlib.util import find_spec
-
-    for module, package in (("_sqlite3", "sqlite3"), ("_ctypes", "ctypes")):
-        if find_spec(module) is None:
-            yield f"this Python ({sys.executable}) has no {package}"
+    for module in _lacking():
+        yield f"this Python ({sys.executable}) has no {module}"
     if host.unprivileged:
         yield host.unprivileged
     for path in ("/nix", "/nix/store"):
@@ -215,6 +212,13 @@ def _problems(host: Host) -> Iterable[str]:
     where = host.existing("/nix/var/nix")
     if os.statvfs(where).f_flag & os.ST_RDONLY:
         yield f"{where if host.root == '/' else '/nix/var/nix'} is on a file system that is mounted read-only"
+
+
+def _lacking() -> list[str]:
+    """The modules that we need and that this Python, as distributions package it, may not have."""
+    from importlib.util import find_spec
+
+    return [module for module in ("sqlite3", "ctypes") if find_spec(f"_{module}") is None]
 
 
 def architecture() -> str:
