@@ -95,20 +95,21 @@ def _managed(host: Host, entries: tuple[HistoryEntry, ...]) -> list[Found]:
 
 
 def _needed(host: Host, found: Found, entries: tuple[HistoryEntry, ...]) -> Needed:
-    """What stays: what runs, was booted or is staged; and what a rollback of the latest change goes back to."""
+    """What stays: what runs, was booted or is staged; what a rollback of the latest change goes back to; and what the
+    profile was before its first deployment, to which leaving goes back."""
     profile = str(found.profile)
     last = history.latest(entries, profile)
     # A deployment may have more than one line for a profile: its undoing leads to what stood before the first.
     latest = [entry for entry in entries if last and (entry.profile, entry.deployment) == (profile, last.deployment)]
-    before = profiles.recorded(latest[0].before) if latest else None
     paths = {stage.staged_path(host, profile)}
     if found.profile.is_system:
         paths |= {current_system.running(host.root), current_system.booted(host.root)}
     mine = [entry for entry in entries if entry.profile == profile]
+    back = {profiles.recorded(entry.before) for entry in (*latest[:1], *mine[:1])} - {None}
     used = [(one, entry.when) for entry in mine for one in (entry.before, entry.after) if one is not None]
     return Needed(
         frozenset(paths - {""}),
-        frozenset([before] if before is not None else []),
+        frozenset(one for one in back if one is not None),
         tuple((numbered.Recorded(one.number, one.path), when) for one, when in used),
     )
 

@@ -92,6 +92,16 @@ def test_what_is_shown_is_what_goes_and_real_nix_finds_nothing_more(host: Host) 
         assert not client.collect(KEEP_ONE).paths
 
 
+def test_what_a_profile_was_before_it_was_managed_stays(host: Host) -> None:
+    deploy(host, 1)
+    os.unlink(host.history)  # from here on, generation 1 was made by somebody else
+    for version in (2, 3, 4):
+        deploy(host, version)
+    shown, _ = collected(host)
+    assert going(shown) == {"system": [2], "user/alice": [2]}
+    assert numbers(host, "system") == [1, 3, 4]
+
+
 @needs_root
 @pytest.mark.nix
 def test_a_user_s_generations_are_deleted_as_the_user(host: Host) -> None:
