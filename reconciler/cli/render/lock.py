@@ -11,6 +11,8 @@ from reconciler.cli.render.words import ago, columns, count, size
 from reconciler.fleet.locking import Move
 from reconciler.packages.lock import LockEntry
 
+_NAMED = 3
+
 
 def changes_text(moves: Sequence[Move], lock: str, *, written: bool) -> str:
     """What `lock` did, or with `written` off would do."""
@@ -60,7 +62,7 @@ def new_entries_text(entries: Sequence[LockEntry], lock: str) -> str:
     """`locked   2 new references in inventories/shop/reconciler.lock: hello@2 (2.10), units (2.22)`."""
     shown = dict.fromkeys(f"{entry.reference} ({entry.version})" for entry in entries)
     names = list(shown)
-    few = ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
+    few = ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
     return f"{count(len(names), 'new reference')} in {lock}: {few}"
 
 

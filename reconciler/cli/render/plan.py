@@ -58,7 +58,7 @@ def plan_text(view: PlanView, nothing_changed: bool = True) -> str:
     """The whole plan. `nothing_changed`: say so at its end, because nothing follows it."""
     if not view.reaches_hosts:
         return "\n".join([*_header(view), "", _label("realise", f"{_builds(view)}; no host is changed")])
-    blocks = [_header(view)]
+    blocks = [_header(view, nothing_changed)]
     blocks += [_group(group, view) for group in view.plan.groups()]
     blocks += _standing_still(view.plan)
     if view.plan.changing:
@@ -76,14 +76,15 @@ def inventory_line(inventory: str, revision: str, rest: str = "") -> str:
     return _label("inventory", "   ".join(part for part in (inventory, revision, rest) if part))
 
 
-def _header(view: PlanView) -> list[str]:
+def _header(view: PlanView, to_be_said: bool = True) -> list[str]:
+    """`to_be_said`: name the references that are not pinned; a deploy says so itself when it pins them."""
     matched = len(view.plan.hosts)
     group = f" (group {view.group})" if view.group else ""
     probed = f"probed in {duration(view.seconds)}" if view.reaches_hosts else "not asked"
     return [
         inventory_line(view.inventory, view.revision, view.lock),
         _label("hosts", f"'{view.pattern}' matches {matched}{group}   {probed}"),
-        *([_label("lock", view.unlocked)] if view.unlocked else []),
+        *([_label("lock", view.unlocked)] if view.unlocked and to_be_said else []),
     ]
 
 
