@@ -10,6 +10,7 @@ what its derivation says, the host is trusted with, as every builder is.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Self
@@ -269,6 +270,8 @@ class Incoming:
         self._placed = placed
         self._makers = placed.makers
         self._allowed = frozenset(allowed)
+        self._have = store.valid(self._makers)
+        self._taken: set[StorePath] = set()
         self._host = host
         self._batch: Batch = store.batch()
         self._info: PathInfo | None = None
@@ -277,8 +280,12 @@ class Incoming:
 
     def begin(self, path: PathMessage) -> None:
         info = from_message(path)
-        if info.path not in self._makers or self._store.is_valid(info.path):
+        if info.path not in self._makers or info.path in self._have or info.path in self._taken:
             raise StoreError(f"it sent {info.path}, which it was not asked for")
+        free = os.statvfs(self._store.store_dir)
+        if info.nar_size > free.f_bavail * free.f_frsize:
+            raise StoreError(f"{info.path}: it announced {info.nar_size} bytes, for which there is no room here")
+        self._taken.add(info.path)
         self._info = self._described(info)
         self._spool = Spool(path)
         self._scanner = Scanner(self._allowed)

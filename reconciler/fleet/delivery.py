@@ -147,7 +147,7 @@ class Workshop:
             self._realise(wanted, keep_going=True)
         else:
             with self._told():
-                self._builder.make(self.store, wanted, self._heard)
+                self._builder.make(self.store, wanted, self._heard(self._builder.host))
         return tuple(self._built[before:])
 
     def _has(self, package: Package) -> bool:
@@ -178,14 +178,17 @@ class Workshop:
                 keep_going=keep_going,
                 keep_failed=self._keep_failed,
                 limits=self._limits,
-                on_event=self._heard,
+                on_event=self._heard("here"),
             )
             realise(self.store, derivations, options)
 
-    def _heard(self, event: BuildEvent) -> None:
-        if event.kind == "done":
-            self._built.append(StorePath.parse(event.derivation))
-        self._observer.building(self._builder.host if self._builder is not None else "here", event)
+    def _heard(self, where: str) -> Callable[[BuildEvent], None]:
+        def heard(event: BuildEvent) -> None:
+            if event.kind == "done":
+                self._built.append(StorePath.parse(event.derivation))
+            self._observer.building(where, event)
+
+        return heard
 
     def bundle(self, paths: Iterable[StorePath]) -> Bundle:
         """The closure of `paths`, which are valid here, and are kept until the store is closed."""

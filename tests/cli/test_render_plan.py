@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import pytest
+
 from reconciler.cli.render.plan import PlanView, brings_back, diff_text, plan_json, plan_text
 from reconciler.core.errors import ReconcilerError
 from reconciler.fleet.outcomes import State
@@ -148,9 +150,24 @@ def test_the_difference_shows_the_store_paths_of_each_profile() -> None:
     )
 
 
+PLACES = {
+    ("controller",): "2 builds here (a-1, b-2)",
+    ("target",): "2 builds on each host (a-1, b-2)",
+    ("build01",): "2 builds on build01 (a-1, b-2)",
+    ("build01", "controller"): "2 builds on build01 and here (a-1, b-2)",
+}
+
+
+@pytest.mark.parametrize("places", PLACES)
+def test_where_packages_are_built_is_said(places: tuple[str, ...]) -> None:
+    assert PLACES[places] in plan_text(view(changing("web01"), builds=("a-1", "b-2"), build_on=places))
+
+
 def test_the_json_of_a_plan_has_its_documented_keys() -> None:
     document = plan_json(view(changing("web01", change(NGINX)), absent("web02"), copy_bytes={"web01": 5}))
-    assert list(document) == ["format", "inventory", "revision", "pattern", "status", "builds", "fetches", "hosts"]
+    keys = "format inventory revision pattern status builds build_on fetches hosts"
+    assert list(document) == keys.split()
+    assert document["build_on"] == ["controller"]
     assert document["status"] == 5
     assert document["hosts"][0] == {
         "host": "web01",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import time
 from pathlib import Path
 
@@ -64,8 +65,10 @@ def test_the_same_bits_come_out_wherever_a_package_is_made(operator: MakeOperato
     assert built_in(there) == []
 
     third = other_store(admin, "store-third")
-    said = admin.run("deploy", "--hosts", "web03", "--build-on", "build01").stderr
+    said = admin.run("deploy", "--hosts", "web03", "--build-on", "build01", "-v").stderr
     assert "3 builds on build01 (greet-1.0, tally-1.0, words-1.0)" in said
+    assert "build01 built greet-1.0\n" in said
+    assert "here built user-environment\n" in said
     assert built_in(hosts["build01"].root) == made
     assert not set(made) & set(built_in(third)) | set(built_in(hosts["web03"].root))
     assert not (hosts["build01"].root / "nix/var/reconciler").exists(), "a builder is not managed for that"
@@ -93,6 +96,7 @@ def test_the_inventory_says_where_and_what_several_need_is_made_once(operator: M
     admin.want({"packages": ["greet@2.0"], "build_on": "target"}, "host_vars/web03")
     planned = admin.run("plan", "--hosts", "web*").stdout
     assert " on build01 and here and on each host (" in planned
+    assert admin.json("plan", "--hosts", "web*")["build_on"] == ["build01", "controller", "target"]
     report = admin.json("deploy", "--hosts", "web*", "--yes")
     assert [host["state"] for host in report["hosts"]] == ["confirmed"] * 3
     hosts = {host.name: host for host in admin.fleet}
@@ -103,6 +107,9 @@ def test_the_inventory_says_where_and_what_several_need_is_made_once(operator: M
     admin.want({"packages": ["greet@1.0", "words@2.0"]}, "host_vars/web02")
     admin.run("deploy", "--hosts", "web02", "--build-on", "build01")
     assert built_in(hosts["build01"].root) == ["greet-1.0", "words-1.0", "words-2.0"]
+    admin.want({"packages": ["tally", "words@1.0"]}, "host_vars/web01")
+    admin.run("deploy", "--hosts", "web01", "--build-on", "web01")
+    assert built_in(hosts["web01"].root) == []  # tally and words are here: nobody builds them again
     said = admin.run("build", "words@2.0", "broken", "--build-on", "build01", status=3).stderr
     assert "broken-1.0 could not be built: the builder failed with exit status 1" in said
     assert "on build01: the whole log: bzcat /nix/var/log/nix/drvs/" in said
@@ -158,6 +165,20 @@ def test_a_builder_that_dies_fails_the_hosts_that_need_it_and_no_other(operator:
     recipe.write_text(SLEEPY.format(seconds=0))
     admin.run("deploy", "--hosts", "web*", "--yes")
     assert {"sleepy-1.0"} <= set(built_in(builder.root))
+
+
+def test_an_interrupted_run_ends_the_builds_on_its_builder(operator: MakeOperator) -> None:
+    admin = operator(["web01", "build01"])
+    mark = seconds()
+    (admin.fleet.directory / "packages/sleepy.yml").write_text(SLEEPY.format(seconds=mark))
+    admin.want({"packages": ["sleepy"]})
+    deploying = admin.popen("deploy", "--hosts", "web01", "--build-on", "build01")
+    wait_for_build(mark)
+    deploying.send_signal(signal.SIGINT)
+    out, err = deploying.communicate(timeout=30)
+    assert deploying.returncode in (3, 130), out + err
+    assert "Traceback" not in err
+    assert wait_until_gone(mark)
 
 
 def test_a_place_that_there_is_not_is_told_before_any_host_is_asked(operator: MakeOperator) -> None:

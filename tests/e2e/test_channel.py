@@ -86,7 +86,11 @@ def test_two_controllers_with_one_lock_plan_the_same_paths(operator: MakeOperato
     assert admin.json("plan", "--locked")["hosts"][0]["changes"] == wanted
 
 
-REASONS = {"cut": "FileSize: the file has", "gone": "is not there, though the cache says that it is", "untrusted": "Sig"}
+REASONS = {
+    "cut": "FileSize: the file has",
+    "gone": "is not there, though the cache says that it is",
+    "untrusted": "Sig",
+}
 
 
 @pytest.mark.parametrize("what", REASONS)

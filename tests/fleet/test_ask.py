@@ -4,7 +4,7 @@ import pytest
 
 from reconciler.core.agent.action import Action
 from reconciler.core.profile.names import ProfileId
-from reconciler.fleet.ask import QuestionKind, about_deploy, about_leave, about_rollback
+from reconciler.fleet.ask import QuestionKind, about_deploy, about_leave, about_python, about_rollback
 from reconciler.fleet.outcomes import State
 from reconciler.fleet.plan import HostPlan, Plan, ProfileChangePlan
 
@@ -60,6 +60,24 @@ def test_leaving_is_always_asked_about(
 ) -> None:
     question = about_leave(hosts, pattern, protected)
     assert (question.kind, question.number) == (kind, len(hosts))
+
+
+@pytest.mark.parametrize(
+    ("hosts", "pattern", "protected", "kind"),
+    [
+        ([], "web*", (), QuestionKind.NONE),
+        (["web01"], "web*", (), QuestionKind.YES),
+        (["web01", "web02"], "all", (), QuestionKind.NUMBER),
+        (["web01"], "web*", ("web01",), QuestionKind.NUMBER),
+    ],
+)
+def test_bringing_a_python_is_always_asked_about(
+    hosts: list[str], pattern: str, protected: tuple[str, ...], kind: QuestionKind
+) -> None:
+    question = about_python(hosts, "python3-3.12.8", pattern, protected)
+    assert question.kind is kind
+    if hosts:
+        assert question.text == f"Bring python3-3.12.8 to {'1 host' if len(hosts) == 1 else '2 hosts'}?"
 
 
 def test_a_rollback_is_always_asked_about_and_never_by_number() -> None:

@@ -185,6 +185,28 @@ def test_another_toolchain_is_refused_by_the_builder(builder: Builder, store: St
     assert (error.value.hint or "").startswith("on build01: `toolchain: host` ties a package")
 
 
+def test_a_builder_that_is_not_fit_is_told_and_not_asked_again(builder: Builder, store: Store) -> None:
+    assert builder.session.observation is not None
+    builder.session.observation = replace(builder.session.observation, problems=("python3 lacks sqlite3", "more"))
+    for _ in range(2):
+        with pytest.raises(BuildError, match=r"^the builder build01 is not fit: python3 lacks sqlite3$") as error:
+            make(builder, store, derivation(store, "base", "touch $out"))
+        assert error.value.hint == "reconciler doctor --hosts build01"
+
+
+def test_a_builder_without_room_is_told_with_both_sizes(builder: Builder, store: Store) -> None:
+    assert builder.session.observation is not None
+    builder.session.observation = replace(builder.session.observation, store_free=100)
+    with pytest.raises(BuildError, match=r"^build01: 0\.0 MiB are needed for its builds, and 0\.0 MiB are free"):
+        make(builder, store, derivation(store, "base", "touch $out"))
+
+
+def test_what_there_is_nothing_to_build_of_asks_no_builder(builder: Builder, store: Store) -> None:
+    builder.session.close()
+    assert make(builder, store) == []
+    assert builder.session.client is None
+
+
 def _only(name: str, message: PathMessage) -> bool:
     return message.path.endswith(f"-{name}")
 
@@ -224,6 +246,14 @@ def _trailing(message: PathMessage, data: bytes) -> Sent:
     return [(message, data + bytes(8))]
 
 
+def _twice(message: PathMessage, data: bytes) -> Sent:
+    return [(message, data), (message, data)]
+
+
+def _enormous(message: PathMessage, data: bytes) -> Sent:
+    return [(replace(message, nar_size=2**60), data)]
+
+
 LIES: dict[str, tuple[str, Tamper, str]] = {
     "other contents": ("base", _other_contents, "its contents are not those registered"),
     "other contents of a fixed output": ("fixed", _other_fixed_contents, "its content address says sha256:"),
@@ -231,6 +261,8 @@ LIES: dict[str, tuple[str, Tamper, str]] = {
     "a reference that it hides": ("top", _hidden_reference, "it does not say that this refers to /nix/store/"),
     "a reference that is not there": ("base", _invented_reference, "it says that this refers to /nix/store/"),
     "a reference to what is not here": ("base", _foreign_reference, "-openssl-3, and the contents are otherwise"),
+    "a path twice": ("top", _twice, "-top, which it was not asked for"),
+    "a size that nobody has": ("base", _enormous, "for which there is no room here"),
     "nothing": ("top", _nothing, "which it said it had built"),
     "more than it announced": ("base", _trailing, "it has more bytes than are registered"),
 }
@@ -255,9 +287,8 @@ def test_a_builder_that_lies_puts_nothing_into_the_store(
     assert answer in error.value.message
     added = {row.path for row in store.rows()} - before
     # What came before the lie, and is right, may stay.
-    assert added <= {str(output(store, drv["base"]))} - (
-        {str(output(store, drv["base"]))} if about == "base" else set()
-    )
+    honestly = ["base"] * (about == "top") + ["top"] * (lie == "a path twice")
+    assert added <= {str(output(store, drv[name])) for name in honestly}
     nix.verify()
     with pytest.raises(BuildError) as again:
         make(builder, store, drv["tool"])

@@ -338,8 +338,8 @@ def _elf(data: bytes) -> None:
 
 
 @target(
-    b"!<arch>\n", b"debian-binary   ", b"data.tar        ", b"data.tar.gz     ", b"`\n", b"ustar\x0000", b"../", b"/etc/",
-    b"0000755\0", b"1", b"2", b"3", largest=8192,
+    b"!<arch>\n", b"debian-binary   ", b"data.tar        ", b"data.tar.gz     ", b"`\n", b"ustar\x0000", b"../",
+    b"/etc/", b"0000755\0", b"1", b"2", b"3", largest=8192,
 )  # fmt: skip
 def _deb(data: bytes) -> None:
     """A Debian package of a toolchain."""

@@ -38,6 +38,15 @@ def test_settings_are_read(tmp_path: Path) -> None:
     assert settings == Settings(">=0.0,<99", 50)
 
 
+def test_the_package_of_the_python_that_is_brought_is_python3_or_what_is_named(tmp_path: Path) -> None:
+    assert load_settings(tmp_path).python == "python3"
+    named = write(tmp_path, {"reconciler.yml": "python: nixpkgs:python312@3.12\n"})
+    assert load_settings(named).python == "nixpkgs:python312@3.12"
+    for wrong in ("[python3]", "", "{a: b}"):
+        with pytest.raises(Faults, match="python is not a package"):
+            load_settings(write(tmp_path, {"reconciler.yml": f"python: {wrong}\n"}))
+
+
 def test_without_a_file_there_are_defaults(tmp_path: Path) -> None:
     assert load_settings(tmp_path) == Settings()
     assert load_settings(write(tmp_path, {"reconciler.yml": ""})) == Settings()

@@ -292,6 +292,7 @@ def plan_json(view: PlanView) -> dict[str, Any]:
         "pattern": view.pattern,
         "status": int(view.plan.status),
         "builds": list(view.builds),
+        "build_on": list(view.build_on),
         "fetches": {"paths": view.fetches.paths, "bytes": view.fetches.bytes},
         "hosts": [_host_json(host, view) for host in view.plan.hosts],
     }

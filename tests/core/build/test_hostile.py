@@ -128,6 +128,31 @@ def test_names_of_any_bytes_are_kept_as_they_are(builder: Builder) -> None:
     assert sorted(os.listdir(os.fsencode(done["output"]))) == sorted(ODD)
 
 
+# --- what is not its own ----------------------------------------------------------------------------------------------
+
+
+def test_a_build_reads_no_file_of_the_machine_also_where_everybody_may(builder: Builder) -> None:
+    secret = builder.root.parent / "secret"
+    secret.write_text("for people, not for builds")
+    secret.chmod(0o644)
+    done = builder.build(f"cat {secret}")
+    assert f"{secret}: No such file or directory" in done["error"]
+    assert "not for builds" not in done["error"]
+
+
+def test_a_build_sees_no_store_path_but_its_inputs_and_writes_none(builder: Builder) -> None:
+    other = builder.build("echo other > $out", "other")["output"]
+    name = Path(other).name
+    done = builder.build(f"test ! -e /nix/store/{name}; echo evil > /nix/store/{name}; ls /nix/store > $out", "second")
+    assert sorted(Path(done["output"]).read_text().split()) == sorted([name, Path(done["output"]).name])
+    assert Path(other).read_text() == "other\n"
+
+
+def test_what_a_build_leaves_beside_its_output_is_not_kept(builder: Builder) -> None:
+    done = builder.build(f"touch $out /nix/store/{'0' * 32}-openssl-3")
+    assert not list(Path(done["output"]).parent.glob("*openssl*"))
+
+
 # --- the network ------------------------------------------------------------------------------------------------------
 
 

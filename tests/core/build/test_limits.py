@@ -9,6 +9,11 @@ from pathlib import Path
 import pytest
 
 from reconciler.core.build import limits
+from reconciler.core.build.events import BuildLimits, BuildOptions
+from reconciler.core.build.realise import realise
+from reconciler.core.errors import BuildError
+from reconciler.core.store.store import Store
+from tests.core.build.helpers import derivation, output
 
 MOUNTS = "30 24 0:26 {root} {top} rw,nosuid - cgroup2 cgroup2 rw\n24 1 8:1 / / rw - ext4 /dev/sda1 rw\n"
 
@@ -119,3 +124,60 @@ def test_what_a_failed_build_printed_is_read_for_a_limit(line: str) -> None:
     said = limits.suspicion(["first", line], 7, 9)
     assert (said or "").startswith(LINES[line] or "")
     assert (said is None) == (LINES[line] is None)
+
+
+class Group:
+    """A control group that says which limit was hit, and counts nothing."""
+
+    def __init__(self, hit: str) -> None:
+        self.hit = hit
+        self.entered: list[int] = []
+        self.ended = False
+
+    def enter(self, process: int) -> None:
+        self.entered.append(process)
+
+    def end(self) -> None:
+        self.ended = True
+
+
+NAMED = {
+    "memory": ("used more than 1073741824 bytes of memory and was killed", "builds: {memory: 16G}"),
+    "processes": ("wanted more than 500 processes at a time", "builds: {processes: 20000}"),
+}
+
+
+@pytest.mark.nix
+@pytest.mark.parametrize("hit", NAMED)
+def test_the_error_names_the_limit_that_the_kernel_says_was_hit(
+    store: Store, monkeypatch: pytest.MonkeyPatch, hit: str
+) -> None:
+    group = Group(hit)
+    asked: list[tuple[int, int]] = []
+
+    def make(memory: int, processes: int) -> Group:
+        asked.append((memory, processes))
+        return group
+
+    monkeypatch.setattr(limits, "make_group", make)
+    options = BuildOptions(limits=BuildLimits(max_memory=2**30, max_processes=500))
+    with pytest.raises(BuildError) as error:
+        realise(store, [derivation(store, "hog", "exit 1")], options)
+    said, hint = NAMED[hit]
+    assert error.value.message == f"hog could not be built: the builder {said}"
+    assert hint in (error.value.hint or "")
+    # Children that were killed do not matter where the builder knew how to go on without them.
+    fine = derivation(store, "fine", "ulimit -d > $out")
+    realise(store, [fine], options)
+    assert Path(store.real(output(store, fine))).read_text() == "unlimited\n"
+    assert asked == [(2**30, 500)] * 2
+    assert len(group.entered) == 2
+    assert group.ended
+
+
+@pytest.mark.nix
+def test_without_a_group_each_process_is_limited(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "make_group", lambda *_: None)
+    drv = derivation(store, "limited", "ulimit -d > $out")
+    realise(store, [drv], BuildOptions(limits=BuildLimits(max_memory=2**30)))
+    assert Path(store.real(output(store, drv))).read_text() == f"{2**20}\n"
