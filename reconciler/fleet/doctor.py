@@ -56,7 +56,7 @@ def _offered(project: Project, session: Session, found: Fitness) -> Fitness:
     except ReconcilerError as error:
         what = f"one ({error.message}: reconciler.yml names another by `python:`)"
     other = found.remedy.rpartition("; or ")[2]
-    remedy = f"{how_to_bring(session.host, session.nix, what)}; or {other}"
+    remedy = f"{how_to_bring(session.nix, what)}; or {other}"
     return replace(found, remedy=remedy)
 
 

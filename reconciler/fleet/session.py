@@ -64,15 +64,19 @@ class Session:
     def _start(self, connection: Connection) -> AgentClient:
         """The agent, with the first Python that is fit for it; PythonError when none is, telling of a Nix that could
         take one."""
-        first: PythonError | None = None
-        for python in interpreters(self.settings):
-            try:
-                return AgentClient.start(connection, self.settings, python=python)
-            except PythonError as error:
-                first = first or error
-        assert first is not None
+        own, brought = interpreters(self.settings)
+        try:
+            return AgentClient.start(connection, self.settings, python=own)
+        except PythonError as error:
+            first = error
+        try:
+            return AgentClient.start(connection, self.settings, python=brought)
+        except PythonError:
+            pass  # none was brought
+        except NotFit as error:
+            first = PythonError(f"{first.message}; the one that was brought: {error.message}", first.hint)
         self.nix = self._find_nix(connection)
-        raise first if self.nix is None else _with_nix(first, self.nix, self.host)
+        raise first if self.nix is None else _with_nix(first, self.nix)
 
     def _python_is_short_of(self, observed: Observation) -> bool:
         return any(sign in problem for problem in observed.problems for sign in LACKING_MODULES)
@@ -106,15 +110,15 @@ class Session:
         self.client = self.connection = None
 
 
-def _with_nix(error: PythonError, nix: NixProgram, host: str) -> PythonError:
-    return PythonError(f"{error.message}; has Nix {nix.version}", f"{how_to_bring(host, nix)}; or {error.hint}")
+def _with_nix(error: PythonError, nix: NixProgram) -> PythonError:
+    return PythonError(f"{error.message}; has Nix {nix.version}", f"{how_to_bring(nix)}; or {error.hint}")
 
 
-def how_to_bring(host: str, nix: NixProgram, what: str = "one") -> str:
-    """What to type for a host that has Nix, and no fit Python."""
+def how_to_bring(nix: NixProgram, what: str = "one") -> str:
+    """What to do about a host that has Nix, and no fit Python. The host is not named: a plan tells many alike."""
     if nix.uid != 0:
         return f"its Nix takes {what} from root: ansible_become: true, or log in as root"
-    return f"reconciler doctor --bring-python --hosts {host} brings {what}"
+    return f"reconciler doctor --bring-python --hosts … brings {what}"
 
 
 def as_ours(error: Exception, host: str) -> ReconcilerError:

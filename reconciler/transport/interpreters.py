@@ -11,7 +11,7 @@ from reconciler.inventory.desired import ConnectionSettings
 BROUGHT = f"{PYTHON_ROOT}/bin/python3"
 
 
-def interpreters(settings: ConnectionSettings) -> tuple[str, ...]:
+def interpreters(settings: ConnectionSettings) -> tuple[str, str]:
     """In the order in which they are tried: the inventory's, else python3 on the host's PATH (here, the one that runs
     us); then the one that was brought. Ansible's `auto` spellings mean no more than that."""
     if settings.python is not None and not settings.python.startswith("auto"):

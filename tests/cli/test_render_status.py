@@ -92,4 +92,8 @@ new04   NOT FIT   sudo asks for a password         add -K
     )
     assert doctor_json(hosts)["hosts"][2] == {
         "host": "new04", "ready": False, "facts": "", "problem": "sudo asks for a password", "remedy": "add -K",
+        "brought": "",
     }  # fmt: skip
+    path = f"/nix/store/{'0' * 32}-python3-3.12.8"
+    brought = [Fitness("new01", facts="Debian 12", brought=path), Fitness("new02", facts="Debian 12")]
+    assert doctor_text(brought).endswith("2 ready, 0 not fit. python3-3.12.8 was brought to 1 host.")

@@ -101,27 +101,29 @@ def take_python_away(host: TestHost) -> None:
 
 
 @pytest.fixture
-def without_python(operator: MakeOperator, portable: Path) -> Operator:
-    """web01 and web02 with real Nix and no Python; a project that has a Python to bring."""
-    admin = operator(["web01", "web02"], nixbld=2)
-    for host in admin.fleet:
-        take_python_away(host)
-    admin.fleet.write_inventory()
-    offer(admin, portable)
-    return admin
+def without_python(operator: MakeOperator, portable: Path) -> Callable[..., Operator]:
+    """`without_python("web01", …)`: hosts with real Nix and no Python, and a project that has a Python to bring."""
+
+    def make(*names: str) -> Operator:
+        admin = operator(list(names))
+        for host in admin.fleet:
+            take_python_away(host)
+        admin.fleet.write_inventory()
+        offer(admin, portable)
+        return admin
+
+    return make
 
 
-def test_a_python_is_brought_and_then_all_works_as_everywhere(without_python: Operator) -> None:
-    admin = without_python
+def test_a_python_is_brought_and_then_all_works_as_everywhere(without_python: Callable[..., Operator]) -> None:
+    admin = without_python("web01", "web02")
     version = ".".join(map(str, sys.version_info[:3]))
     admin.want({"packages": ["greet@1.0"]})
     # Said everywhere, with what to type; and nothing is made by looking.
     found = admin.json("doctor", status=3)["hosts"]
     assert re.fullmatch(r"there is no python3: needs Python 3.9; has Nix [0-9.]+", found[0]["problem"])
-    assert found[0]["remedy"].startswith(
-        f"reconciler doctor --bring-python --hosts web01 brings python3-{version}; or "
-    )
-    assert "reconciler doctor --bring-python --hosts web02" in admin.run("plan").stdout
+    assert found[0]["remedy"].startswith(f"reconciler doctor --bring-python --hosts … brings python3-{version}; or ")
+    assert "2 hosts    web01 web02   FAILED: there is no python3" in admin.run("plan").stdout
     assert "has Nix" in admin.run("deploy", "--hosts", "web*", "--yes", status=3).stderr
     assert not (admin.fleet["web01"].root / "nix/var").exists()
     refused = admin.run("doctor", "--bring-python", "--hosts", "web*", status=2)
@@ -159,8 +161,8 @@ def test_a_python_is_brought_and_then_all_works_as_everywhere(without_python: Op
     assert "1 ready, 1 not fit" in admin.run("doctor", status=3).stdout
 
 
-def test_a_bringing_that_was_killed_is_completed_by_the_next(without_python: Operator) -> None:
-    admin = without_python
+def test_a_bringing_that_was_killed_is_completed_by_the_next(without_python: Callable[..., Operator]) -> None:
+    admin = without_python("web01")
     host = admin.fleet["web01"]
     admin.run("build", "python3")
     sync = host.root / "opt/shown/sync"
@@ -187,12 +189,22 @@ def test_a_bringing_that_was_killed_is_completed_by_the_next(without_python: Ope
     sync.unlink()
     sync.symlink_to("/opt/usr-bin/sync")
     admin.run("doctor", "--bring-python", "--hosts", "web01", "--yes")
+    # One that was brought and does not start, for another machine say, is told, and another can be brought.
+    spoiled = (
+        "cd /tmp && mkdir -p wrong/bin && printf '#!/bin/sh\necho no such machine >&2\nexit 3\n' > wrong/bin/python3"
+    )
+    host.run(f"{spoiled} && chmod 755 wrong/bin/python3 && ln -sfn /tmp/wrong /{LINK}")
+    (found,) = admin.json("doctor", "--hosts", "web01", status=3)["hosts"]
+    assert "the one that was brought: the agent did not start (exit status 3): no such machine" in found["problem"]
+    admin.run("doctor", "--bring-python", "--hosts", "web01", "--yes")
     admin.want({"packages": ["greet@1.0"]})
     admin.run("deploy", "--hosts", "web01", "--yes")
 
 
-def test_a_python_that_lacks_modules_gives_way_to_the_one_that_was_brought(without_python: Operator) -> None:
-    admin = without_python
+def test_a_python_that_lacks_modules_gives_way_to_the_one_that_was_brought_through_sudo(
+    without_python: Callable[..., Operator],
+) -> None:
+    admin = without_python("web01")
     host = admin.fleet["web01"]
     poor = host.root / "opt/poor"
     shutil.copytree(admin.fleet.directory / "packages/interpreter", poor, symlinks=True)
@@ -203,10 +215,13 @@ def test_a_python_that_lacks_modules_gives_way_to_the_one_that_was_brought(witho
     script.write_text(f'#!/bin/sh\nLD_LIBRARY_PATH=/opt/poor/lib exec /opt/poor/libexec/python{short} "$@"\n')
     script.chmod(0o755)
     host.python = "/opt/poor/python3"
+    variables = admin.fleet.directory / "host_vars/web01.yml"
+    variables.parent.mkdir()
+    variables.write_text("{ansible_user: deploy, ansible_become: true}")
     admin.fleet.write_inventory()
     (found,) = admin.json("doctor", "--hosts", "web01", status=3)["hosts"]
     assert "has no sqlite3" in found["problem"]
-    assert "reconciler doctor --bring-python --hosts web01 brings python3-" in found["remedy"]
+    assert "reconciler doctor --bring-python --hosts … brings python3-" in found["remedy"]
     (found,) = admin.json("doctor", "--bring-python", "--hosts", "web01", "--yes")["hosts"]
     assert found["ready"]
     assert found["brought"].startswith("/nix/store/")
@@ -215,8 +230,8 @@ def test_a_python_that_lacks_modules_gives_way_to_the_one_that_was_brought(witho
     assert host.run("/run/current-system/sw/bin/greet").stdout == "hello from words 1.0\n"
 
 
-def test_what_cannot_be_brought_is_told_and_changes_nothing(without_python: Operator) -> None:
-    admin = without_python
+def test_what_cannot_be_brought_is_told_and_changes_nothing(without_python: Callable[..., Operator]) -> None:
+    admin = without_python("web01")
     (admin.fleet.directory / "reconciler.yml").write_text("python: words\n")
     told = admin.run("doctor", "--bring-python", "--hosts", "web01", "--yes", status=2)
     assert re.search(r"words-2.0 has no bin/python3", told.stderr)

@@ -24,7 +24,8 @@ from reconciler.transport.connection import ConnectOptions
 from reconciler.transport.elevation import Elevation
 from reconciler.transport.errors import ElevationError, NotFit
 from reconciler.transport.local import LocalChannel, LocalConnection
-from reconciler.transport.nix_serve import MAX_ITEMS, MAX_STRING, ServeClient
+from reconciler.transport.nix_serve import MAX_ITEMS, ServeClient
+from reconciler.transport.nix_wire import MAX_STRING
 from tests.oracle import RealNix, program
 
 PATH = StorePath.parse("/nix/store/" + "0" * 32 + "-x")
