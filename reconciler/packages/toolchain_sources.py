@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reconciler.core.errors import BuildError, FormatError
+from reconciler.core.fs import FileLock
 from reconciler.core.nix import nar
 from reconciler.core.nix.hashes import Hash
 from reconciler.core.nix.store_path import StorePath
@@ -54,10 +55,14 @@ class ToolchainSource:
     def _archive(self) -> Path:
         """The NAR, kept in the cache: putting it together takes much longer than reading it."""
         kept = cache_directory() / "toolchains" / f"{self.tree.nar_hash.base16}.nar"
-        if kept.is_file() and sha256_of(kept) == self.tree.nar_hash:
-            return kept
-        entries = assembled(self.tree.shape, debs.fetch(self.tree.debs), self._wrapped)
         kept.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(str(kept.parent.with_suffix(".lock"))):  # who waits finds it made
+            if not (kept.is_file() and sha256_of(kept) == self.tree.nar_hash):
+                self._make(kept)
+        return kept
+
+    def _make(self, kept: Path) -> None:
+        entries = assembled(self.tree.shape, debs.fetch(self.tree.debs), self._wrapped)
         with tempfile.NamedTemporaryFile(dir=kept.parent, delete=False) as file:
             try:
                 self._check(_written(entries, file.write))
@@ -65,7 +70,6 @@ class ToolchainSource:
             except BaseException:
                 Path(file.name).unlink()
                 raise
-        return kept
 
     def _check(self, found: Hash) -> None:
         if found != self.tree.nar_hash:

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from reconciler.core.build import elf
 from reconciler.core.build.events import BuildOptions
 from reconciler.core.build.realise import realise
 from reconciler.core.build.toolchain import host_system
 from reconciler.core.errors import BuildError
 from reconciler.core.store.store import Store
 from reconciler.inventory.desired import Position
-from reconciler.packages import debian
+from reconciler.packages import debian, toolchain_sources
 from reconciler.packages.instantiate import instantiate
 from reconciler.packages.model import Package
 from reconciler.packages.toolchain import Toolchain
@@ -175,6 +176,29 @@ def test_a_build_whose_closure_is_not_complete_fails_and_names_every_file(made: 
     assert len(told) == 4
     assert "-Wl,-rpath,$NAME/lib" in (error.value.hint or "")
     assert not store.is_valid(out)
+
+
+def test_every_program_of_the_toolchain_finds_its_libraries_in_it(made: Project, store: Store) -> None:
+    """Else something was dropped, or left out, that is needed."""
+    toolchain = made.resolver().toolchains.find("debian-12", host_system(), HERE)
+    for source in toolchain_sources.sources(toolchain):
+        source.add_to(store)
+    for tree in toolchain.trees:
+        top = Path(store.real(tree.path))
+        places = [top / folder for folder in ("lib", "lib/x86_64-linux-gnu", "lib64")]
+        lacking = {
+            f"{file.relative_to(top)} needs {needed}"
+            for file in top.rglob("*")
+            if file.is_file() and not file.is_symlink() and (loaded := loading(file)) is not None
+            for needed in loaded.needed
+            if not any((place / needed).exists() for place in places)
+        }
+        assert not lacking
+
+
+def loading(file: Path) -> elf.Loaded | None:
+    with file.open("rb") as stream:
+        return elf.read(stream.fileno())
 
 
 def test_it_builds_where_one_uid_is_all_that_there_is(made: Project, tmp_path: Path) -> None:
