@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,12 @@ def program(name: str) -> str:
             pytest.fail(missing)
         pytest.skip(missing)
     return found
+
+
+# Nix looks for roots in what every process of the machine has open, and gives up where one stands in a directory that
+# is deeper than a path can be long, as tests of such trees do in another process meanwhile.
+_DEEP = b"error: reading symlink: File name too long"
+_ATTEMPTS = 6
 
 
 class RealNix:
@@ -55,7 +62,13 @@ class RealNix:
         """`nix-store`, `nix-env`, `nix-instantiate`, … with `--store ROOT` put first; an AssertionError with its
         stderr when it fails, unless `check` is off."""
         command = [program(name), "--store", str(self.root), *(os.fspath(argument) for argument in arguments)]
-        done = subprocess.run(command, env=self.environment, input=stdin, capture_output=True, check=False, timeout=300)
+        for attempt in range(_ATTEMPTS):
+            done = subprocess.run(
+                command, env=self.environment, input=stdin, capture_output=True, check=False, timeout=300
+            )
+            if done.returncode == 0 or _DEEP not in done.stderr:
+                break
+            time.sleep(attempt + 1)
         if check:
             assert done.returncode == 0, f"{command} ended with {done.returncode}:\n{done.stderr.decode()}"
         return done
