@@ -11,6 +11,7 @@ import hashlib
 import io
 import os
 import re
+import shutil
 import subprocess
 import tarfile
 import tempfile
@@ -110,8 +111,31 @@ def _tree(url: str, commit: str) -> Iterator[Path]:
         directory = Path(scratch) / "tree"
         directory.mkdir()
         with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
-            tar.extractall(directory, filter="tar")
+            _unpack(tar, directory, url)
         yield directory
+
+
+def _unpack(tar: tarfile.TarFile, directory: Path, url: str) -> None:
+    """Write the files, links and directories of an archive that git made below `directory`, which is empty. Whatever a
+    repository holds, nothing is written elsewhere: each name is new, and stands in a directory that was made here.
+    (The filters of tarfile are not in every Python 3.11.)"""
+    made = {Path()}
+    for member in tar:
+        name = Path(member.name)
+        if name == Path() and member.isdir():
+            continue
+        if name.is_absolute() or ".." in name.parts or name.parent not in made:
+            raise StoreError(f"{url} holds the name {member.name!r}, which cannot be unpacked")
+        place = directory / name
+        if member.isdir():
+            place.mkdir()
+            made.add(name)
+        elif member.issym():
+            place.symlink_to(member.linkname)
+        elif (file := tar.extractfile(member)) is not None and member.isreg():
+            with file, open(place, "xb") as target:
+                shutil.copyfileobj(file, target)
+            place.chmod(0o755 if member.mode & 0o100 else 0o644)
 
 
 def _has(repository: Path, commit: str) -> bool:

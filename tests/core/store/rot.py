@@ -54,8 +54,8 @@ def make_it_a_fifo(tree: Path) -> None:
 
 
 def make_it_a_link(tree: Path) -> None:
+    lose_it_all(tree)
     with unlocked(tree.parent):
-        os.rename(tree, tree.parents[2] / "away")
         tree.symlink_to("/etc")
 
 
@@ -64,6 +64,7 @@ def lose_the_executable_bit(tree: Path) -> None:
 
 
 def lose_it_all(tree: Path) -> None:
+    tree.chmod(0o755)  # whoever is not root has to be able to write to what is moved to another directory
     os.rename(tree, tree.parents[2] / "away")
 
 
@@ -93,7 +94,13 @@ def touch_the_directory(tree: Path) -> None:
 
 
 def mark_a_file(tree: Path) -> None:
-    os.setxattr(tree / "a", "user.note", b"x")
+    mark(tree / "a")
+
+
+def mark(file: Path) -> None:
+    """Give a file an attribute that no file of a store has."""
+    with unlocked(file):
+        os.setxattr(file, "user.note", b"x")
 
 
 def give_a_file_away(tree: Path) -> None:

@@ -525,7 +525,7 @@ def test_wrong_contents_are_not_mended_where_they_lie(fault: rot.Fault, store: S
 SHARED_FORM: dict[str, Callable[[Path], None]] = {
     "mode": lambda file: file.chmod(0o644),
     "time": lambda file: os.utime(file, (1, 5)),
-    "attribute": lambda file: os.setxattr(file, "user.note", b"x"),
+    "attribute": rot.mark,
 }
 
 
