@@ -14,6 +14,7 @@ from reconciler.inventory.inventory import Inventory, load
 from reconciler.inventory.sets import RecipesSet
 from reconciler.inventory.settings import Settings, find_inventory, load_settings, project_directory
 from reconciler.packages import lock as locks
+from reconciler.packages.downloads import cache_directory
 from reconciler.packages.lock import Lock
 from reconciler.packages.resolver import PackageSets, Resolver
 from reconciler.transport.connection import ConnectOptions
@@ -99,11 +100,6 @@ def store_root(environment: Mapping[str, str]) -> str:
 def state_directory(environment: Mapping[str, str]) -> Path:
     """Where the journal is kept: $XDG_STATE_HOME/reconciler."""
     return _home_place(environment, "XDG_STATE_HOME", ".local/state") / "reconciler"
-
-
-def cache_directory(environment: Mapping[str, str]) -> Path:
-    """Where copies are kept of what can be had again: $XDG_CACHE_HOME/reconciler."""
-    return _home_place(environment, "XDG_CACHE_HOME", ".cache") / "reconciler"
 
 
 def _home_place(environment: Mapping[str, str], variable: str, default: str) -> Path:

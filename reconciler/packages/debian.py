@@ -9,20 +9,17 @@ against the pinned hash, and kept in the cache by that hash.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from reconciler.core.build.outputs import wrong_hash
 from reconciler.core.errors import StoreError
 from reconciler.core.fs import FileLock
-from reconciler.core.nix.hashes import Hash
+from reconciler.packages.downloads import cache_directory, is_kept, keep, run
 from reconciler.packages.recipe import DebianSpec
 
 DEADLINE = 900.0  # seconds for one run of apt
@@ -32,35 +29,19 @@ _ONE_LINE = re.compile(r"^\s*deb(?:-src)?\s+(?:\[(?P<options>[^\]]*)\]\s*)?(?P<r
 _FIELD = re.compile(r"^(?P<name>[A-Za-z0-9-]+):(?P<value>.*)$")
 
 
-def cache_directory() -> Path:
-    """Where fetched files are kept: $XDG_CACHE_HOME/reconciler, else ~/.cache/reconciler."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "reconciler"
-
-
 def fetch(spec: DebianSpec) -> Path:
     """The tarball, from the cache or from Debian; StoreError when it cannot be had, BuildError for a wrong hash."""
     cache = cache_directory()
     kept = cache / "sources" / f"{spec.sha256.base16}-{spec.file}"
-    if kept.is_file() and sha256_of(kept) == spec.sha256:
+    if is_kept(kept, spec.sha256):
         return kept
     kept.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(str(cache / "apt.lock")):
         apt = Apt.prepare(cache / "apt")
         with tempfile.TemporaryDirectory(dir=kept.parent, prefix=".fetch-") as directory:
-            file = _download(apt, spec, Path(directory))
-            found = sha256_of(file)
-            if found != spec.sha256:
-                raise wrong_hash(f"{spec.file} of Debian's source package {spec.package}", spec.sha256, found)
-            os.chmod(file, 0o644)
-            file.replace(kept)
+            what = f"{spec.file} of Debian's source package {spec.package}"
+            keep(_download(apt, spec, Path(directory)), kept, spec.sha256, what)
     return kept
-
-
-def sha256_of(file: Path) -> Hash:
-    """The hash of a file's content."""
-    with file.open("rb") as stream:
-        return Hash("sha256", hashlib.file_digest(stream, "sha256").digest())
 
 
 def _download(apt: Apt, spec: DebianSpec, directory: Path) -> Path:
@@ -148,24 +129,10 @@ def _tarballs(shown: str) -> Iterator[tuple[str, str]]:
 
 
 def _command(command: Sequence[str], environment: dict[str, str], cwd: Path | None) -> str:
-    try:
-        done = subprocess.run(
-            command,
-            env={**os.environ, "LC_ALL": "C", **environment},
-            cwd=cwd,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=DEADLINE,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        raise StoreError(f"`{' '.join(command)}` took longer than {DEADLINE:g} s") from None
-    if done.returncode != 0:
-        said = "\n".join(f"  {line}" for line in done.stderr.strip().splitlines()[-5:])
-        raise StoreError(f"`{' '.join(command)}` failed:\n{said}")
-    return done.stdout
+    done = run(command, DEADLINE, {**os.environ, **environment}, cwd)
+    if done.status != 0:
+        raise StoreError(f"`{' '.join(command)}` failed:\n{done.last_lines(5)}")
+    return done.out.decode(errors="replace")
 
 
 # --- the system's own sources -----------------------------------------------------------------------------------------

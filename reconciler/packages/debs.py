@@ -10,10 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from reconciler.core.build.fetch import fetchurl
-from reconciler.core.build.outputs import wrong_hash
 from reconciler.core.errors import StoreError
 from reconciler.core.fs import FileLock
-from reconciler.packages.debian import Apt, cache_directory, sha256_of
+from reconciler.packages.debian import Apt
+from reconciler.packages.downloads import cache_directory, is_kept, keep
 from reconciler.packages.toolchain import Deb
 
 
@@ -21,17 +21,13 @@ def fetch(debs: Sequence[Deb]) -> list[Path]:
     """The files of packages, from the cache or from a mirror. StoreError where one cannot be had, BuildError for a
     wrong hash."""
     kept = {deb: _kept(deb) for deb in debs}
-    missing = [deb for deb, file in kept.items() if not (file.is_file() and sha256_of(file) == deb.sha256)]
+    missing = [deb for deb, file in kept.items() if not is_kept(file, deb.sha256)]
     if missing:
         folder = cache_directory() / "debs"
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(str(cache_directory() / "apt.lock")), tempfile.TemporaryDirectory(dir=folder) as directory:
             for deb, file in _download(missing, Path(directory)).items():
-                found = sha256_of(file)
-                if found != deb.sha256:
-                    raise wrong_hash(f"the package {deb.file}", deb.sha256, found)
-                file.chmod(0o644)
-                file.replace(kept[deb])
+                keep(file, kept[deb], deb.sha256, f"the package {deb.file}")
     return list(kept.values())
 
 

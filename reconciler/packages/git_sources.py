@@ -12,7 +12,6 @@ import io
 import os
 import re
 import shutil
-import subprocess
 import tarfile
 import tempfile
 from collections.abc import Iterator
@@ -25,7 +24,7 @@ from reconciler.core.fs import FileLock
 from reconciler.core.nix import nar
 from reconciler.core.nix.store_path import StorePath, source_path
 from reconciler.core.store.store import Store
-from reconciler.packages.debian import cache_directory
+from reconciler.packages.downloads import cache_directory, run
 from reconciler.packages.lock import LockEntry
 from reconciler.packages.recipe import GitSpec
 
@@ -163,23 +162,12 @@ def _git(arguments: list[str], told: str) -> bytes:
         **{name: value for name, value in os.environ.items() if not name.startswith("GIT_DIR")},
         "GIT_TERMINAL_PROMPT": "0",
         "GIT_ALLOW_PROTOCOL": _PROTOCOLS,
-        "LC_ALL": "C",
     }
-    command = ["git", "-c", "core.hooksPath=/dev/null", *arguments]
     try:
-        done = subprocess.run(
-            command,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=DEADLINE,
-            check=False,
-        )
-    except FileNotFoundError:
-        raise StoreError("`git` is not installed, and a source needs it", hint="install git") from None
-    except subprocess.TimeoutExpired:
-        raise StoreError(f"{told}: git took longer than {DEADLINE:g} s") from None
-    if done.returncode != 0:
-        said = " ".join(done.stderr.decode(errors="replace").strip().splitlines()[-1:])
+        done = run(["git", "-c", "core.hooksPath=/dev/null", *arguments], DEADLINE, environment)
+    except StoreError as error:
+        raise StoreError(f"{told}: {error.message}", error.hint) from None
+    if done.status != 0:
+        said = done.last_lines(1).strip()
         raise StoreError(f"{told}{f': {said}' if said else ''}")
-    return done.stdout
+    return done.out

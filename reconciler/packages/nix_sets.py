@@ -11,9 +11,7 @@ evaluated again.
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
 from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,10 +23,18 @@ from reconciler.core.nix.store_path import StorePath, parse_drv_name
 from reconciler.core.store.store import Store
 from reconciler.inventory.sets import NixSet
 from reconciler.packages import versions
+from reconciler.packages.downloads import run
 from reconciler.packages.lock import LockEntry
 from reconciler.packages.model import NotThereError, Package, Source
 
 DEADLINE = 1800.0  # seconds for one evaluation
+# A function is given what it takes of these, as nix-instantiate gives it for --attr.
+_NAMES = """{ file, system }:
+let
+  expression = import (/. + file);
+  arguments = builtins.intersectAttrs (builtins.functionArgs expression) { inherit system; };
+in builtins.attrNames (if builtins.isFunction expression then expression arguments else expression)
+"""
 _FEATURES = ("--extra-experimental-features", "nix-command flakes")
 
 
@@ -174,9 +180,10 @@ class NixPackages:
                 "--apply",
                 "builtins.attrNames",
             ]
-        function = f'x: builtins.attrNames (if builtins.isFunction x then x {{ system = "{system}"; }} else x)'
-        expression = f"({function}) (import {self._file()})"
-        return ["nix-instantiate", "--store", self._root, "--eval", "--strict", "--json", "--expr", expression]
+        return [
+            *("nix-instantiate", "--store", self._root, "--eval", "--strict", "--json", "--expr", _NAMES),
+            *("--argstr", "file", self._file(), "--argstr", "system", system),
+        ]
 
     def _one(self, name: str, system: str) -> Sequence[str]:
         if self.spec.flake is not None:
@@ -204,20 +211,9 @@ class NixPackages:
             )
         Path(self._root).mkdir(parents=True, exist_ok=True)
         try:
-            done = subprocess.run(
-                command,
-                cwd=self._project,
-                env={**os.environ, "LC_ALL": "C"},
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                errors="replace",
-                timeout=DEADLINE,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            raise UsageError(f"{self._shown}: the evaluation took longer than {DEADLINE:g} s") from None
-        if done.returncode != 0:
-            said = [line for line in done.stderr.strip().splitlines() if not line.startswith("warning:")][-12:]
-            raise UsageError(f"{self._shown} cannot be evaluated:\n" + "\n".join(f"  {line}" for line in said))
-        return done.stdout
+            done = run(command, DEADLINE, cwd=self._project)
+        except StoreError as error:
+            raise UsageError(f"{self._shown}: {error.message}") from None
+        if done.status != 0:
+            raise UsageError(f"{self._shown} cannot be evaluated:\n{done.last_lines(12)}")
+        return done.out.decode(errors="replace")

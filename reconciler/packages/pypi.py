@@ -3,17 +3,12 @@ count. One file is downloaded, checked against the pinned hash, and kept in the 
 
 from __future__ import annotations
 
-import hashlib
-import os
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-from reconciler.core.build.outputs import wrong_hash
 from reconciler.core.errors import StoreError
-from reconciler.core.nix.hashes import Hash
-from reconciler.packages.debian import cache_directory
+from reconciler.packages.downloads import cache_directory, is_kept, keep, run
 from reconciler.packages.recipe import PypiSpec
 
 DEADLINE = 600.0  # seconds
@@ -22,37 +17,21 @@ DEADLINE = 600.0  # seconds
 def fetch(spec: PypiSpec) -> Path:
     """The wheel, from the cache or from the index; StoreError when it cannot be had, BuildError for a wrong hash."""
     kept = cache_directory() / "sources" / f"{spec.sha256.base16}-{spec.file}"
-    if kept.is_file() and _sha256(kept) == spec.sha256:
-        return kept
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=kept.parent, prefix=".fetch-") as directory:
-        file = _download(spec, Path(directory))
-        found = _sha256(file)
-        if found != spec.sha256:
-            raise wrong_hash(f"{file.name} of the Python project {spec.project}", spec.sha256, found)
-        os.chmod(file, 0o644)
-        file.replace(kept)
+    if not is_kept(kept, spec.sha256):
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=kept.parent, prefix=".fetch-") as directory:
+            what = f"{spec.file} of the Python project {spec.project}"
+            keep(_download(spec, Path(directory)), kept, spec.sha256, what)
     return kept
-
-
-def _sha256(file: Path) -> Hash:
-    with file.open("rb") as stream:
-        return Hash("sha256", hashlib.file_digest(stream, "sha256").digest())
 
 
 def _download(spec: PypiSpec, directory: Path) -> Path:
     wanted = f"{spec.project}=={spec.version}"
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", *_tags(spec.file)]
     command += ["--disable-pip-version-check", "--quiet", "--dest", str(directory), wanted]
-    try:
-        done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=DEADLINE, check=False
-        )
-    except subprocess.TimeoutExpired:
-        raise StoreError(f"pip took longer than {DEADLINE:g} s to fetch {wanted}") from None
-    if done.returncode != 0:
-        said = "\n".join(f"  {line}" for line in done.stderr.strip().splitlines()[-3:])
-        raise StoreError(f"pip cannot fetch {wanted}:\n{said}", hint="is there a wheel of that version?")
+    done = run(command, DEADLINE)
+    if done.status != 0:
+        raise StoreError(f"pip cannot fetch {wanted}:\n{done.last_lines(3)}", hint="is there a wheel of that version?")
     files = sorted(directory.iterdir())
     if [file.name.lower() for file in files] != [spec.file.lower()]:
         there = ", ".join(file.name for file in files) or "nothing"

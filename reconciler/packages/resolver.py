@@ -22,6 +22,7 @@ from reconciler.inventory.names import did_you_mean
 from reconciler.inventory.sets import DEFAULT_SETS, RECIPES, CacheSpec, ChannelSet, NixSet, RecipesSet, SetSpec
 from reconciler.packages import git_sources
 from reconciler.packages.channel import Channel
+from reconciler.packages.downloads import cache_directory
 from reconciler.packages.lock import Lock, LockEntry
 from reconciler.packages.model import Graph, NotThereError, Package, Source
 from reconciler.packages.nix_sets import NixPackages
@@ -37,7 +38,7 @@ class PackageSets:
 
     sets: tuple[SetSpec, ...] = DEFAULT_SETS
     caches: tuple[CacheSpec, ...] = ()
-    cache_directory: Path = field(default_factory=lambda: Path.home() / ".cache/reconciler")
+    cache_directory: Path = field(default_factory=cache_directory)
 
 
 class Resolver:

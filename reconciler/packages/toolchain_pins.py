@@ -16,7 +16,8 @@ from reconciler.core.errors import StoreError, UsageError
 from reconciler.core.fs import FileLock
 from reconciler.core.nix.hashes import Hash
 from reconciler.packages import debs, toolchain_sources
-from reconciler.packages.debian import Apt, cache_directory
+from reconciler.packages.debian import Apt
+from reconciler.packages.downloads import cache_directory
 from reconciler.packages.toolchain import (
     FOLDER,
     HOST,

@@ -20,7 +20,7 @@ from reconciler.core.store.path_info import PathInfo
 from reconciler.core.store.store import Store
 from reconciler.packages import deb_archive, debs
 from reconciler.packages.deb_archive import Member
-from reconciler.packages.debian import cache_directory, sha256_of
+from reconciler.packages.downloads import cache_directory, is_kept
 from reconciler.packages.toolchain import Toolchain, Tree
 from reconciler.packages.toolchain_tree import Shape, archive, in_usr, tree
 
@@ -57,7 +57,7 @@ class ToolchainSource:
         kept = cache_directory() / "toolchains" / f"{self.tree.nar_hash.base16}.nar"
         kept.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(str(kept.parent.with_suffix(".lock"))):  # who waits finds it made
-            if not (kept.is_file() and sha256_of(kept) == self.tree.nar_hash):
+            if not is_kept(kept, self.tree.nar_hash):
                 self._make(kept)
         return kept
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.packages import debian
+from reconciler.packages import downloads
 from tests.e2e.operator import Operator
 from tests.hosts.fixture import MakeFleet
 from tests.hosts.host import TestHost
@@ -31,7 +31,7 @@ def admin(fleet: MakeFleet, tmp_path: Path) -> Operator:
     (inventory / ".lab").mkdir()
     shutil.copy(hosts.ssh_config, inventory / ".lab/ssh_config")
     # Sources and the toolchain's packages are fetched once for all tests, not once for each operator.
-    cache = str(debian.cache_directory().parent)
+    cache = str(downloads.cache_directory().parent)
     return Operator(tmp_path, hosts, {"RECONCILER_INVENTORY": str(inventory), "XDG_CACHE_HOME": cache})
 
 

@@ -18,7 +18,7 @@ from reconciler.core.build.toolchain import host_system
 from reconciler.core.errors import BuildError
 from reconciler.core.store.store import Store
 from reconciler.inventory.desired import Position
-from reconciler.packages import debian, toolchain_sources
+from reconciler.packages import downloads, toolchain_sources
 from reconciler.packages.instantiate import instantiate
 from reconciler.packages.model import Package
 from reconciler.packages.toolchain import Toolchain
@@ -208,7 +208,7 @@ def test_it_builds_where_one_uid_is_all_that_there_is(made: Project, tmp_path: P
     environment = {
         **os.environ,
         "RECONCILER_STORE": str(root),
-        "XDG_CACHE_HOME": str(debian.cache_directory().parent),
+        "XDG_CACHE_HOME": str(downloads.cache_directory().parent),
         "XDG_STATE_HOME": str(tmp_path / "state"),
     }
     command = [sys.executable, "-m", "reconciler.cli.main", "build", "counted", "-i", str(made.inventory)]
