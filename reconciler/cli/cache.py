@@ -153,10 +153,10 @@ def key_of(file: str | None, unsigned: bool) -> SecretKey | None:
 def _gathered(wanted: Wanted, login: Login, output: Output) -> Iterator[tuple[Store, tuple[StorePath, ...]]]:
     """The controller's store, and what in it is to be pushed. Without packages or hosts, no project is needed."""
     from reconciler.core.store.store import Store
-    from reconciler.fleet.project import store_root
+    from reconciler.fleet.project import own_store
 
     if not wanted.needs_project:
-        with Store.open(store_root(os.environ)) as store:
+        with Store.open(own_store(os.environ)) as store:
             yield store, wanted.paths
         return
     from reconciler.cli.context import project_of, selection_of

@@ -38,7 +38,10 @@ def plan_view(prepared: Prepared, choice: Choice) -> PlanView:
         copy_bytes=prepared.copy_bytes,
         fetches=prepared.fetches,
         creates=(host_files.PROFILE_SH, host_files.TMPFILES),
-        creates_for_fish=host_files.FISH,
+        creates_also=(
+            f"{host_files.FISH} where fish is",
+            f"{host_files.MOUNT} where systemd is: /nix/store is read-only",
+        ),
         next=" ".join(["deploy", *_typed(choice, prepared.pattern), *(["--adopt"] if prepared.adopt else [])]),
         now=time.time(),
         reaches_hosts=prepared.facts.action.reaches_hosts,

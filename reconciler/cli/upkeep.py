@@ -56,9 +56,9 @@ def stores_of(command: str, values: dict[str, Any]) -> Stores:
 
 def root_here() -> str:
     """Where the controller's own store stands."""
-    from reconciler.fleet.project import store_root
+    from reconciler.fleet.project import own_store
 
-    return store_root(os.environ)
+    return own_store(os.environ)
 
 
 @contextlib.contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import getpass
 import os
 import socket
@@ -9,6 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from reconciler.core.agent import mounts
+from reconciler.core.errors import StoreError
+from reconciler.core.nix.store_path import STORE_DIR
 from reconciler.core.store.store import Store
 from reconciler.inventory.inventory import Inventory, load
 from reconciler.inventory.sets import RecipesSet
@@ -74,7 +79,7 @@ def open_project(
         settings=settings,
         resolver=Resolver(directory, loaded.directory, lock, sets),
         directory=directory,
-        store_root=store_root(environment),
+        store_root=own_store(environment),
         state_directory=state_directory(environment),
         connect=connect,
         lock=lock,
@@ -88,13 +93,26 @@ def shown(path: Path, cwd: Path) -> str:
     return str(path) if relative.startswith("..") else relative
 
 
-def store_root(environment: Mapping[str, str]) -> str:
-    """Where the controller's store stands: $RECONCILER_STORE, /nix where it may be written, else a root of its own."""
-    if named := environment.get("RECONCILER_STORE"):
-        return os.path.abspath(named)
-    if os.access("/nix/store", os.W_OK) and os.access("/nix/var/nix/db", os.W_OK):
-        return "/"
-    return str(_home_place(environment, "XDG_DATA_HOME", ".local/share") / "reconciler" / "root")
+def own_store(environment: Mapping[str, str]) -> str:
+    """Where the controller's store stands: $RECONCILER_STORE, /nix where it may be written, else a root of its own.
+
+    For root this process enters a mount namespace of its own where that is /nix: it may be mounted read-only, or become
+    so when this machine is deployed to. Therefore to be called by the first thread, before there are others.
+    """
+    own = str(_home_place(environment, "XDG_DATA_HOME", ".local/share") / "reconciler" / "root")
+    root = os.path.abspath(environment.get("RECONCILER_STORE") or "/")
+    if root != "/":
+        return root
+    if os.geteuid() == 0 and os.path.isdir(STORE_DIR):
+        _own_mounts()
+    writable = os.access(STORE_DIR, os.W_OK) and os.access("/nix/var/nix/db", os.W_OK)
+    return root if writable or "RECONCILER_STORE" in environment else own
+
+
+@functools.cache
+def _own_mounts() -> None:
+    with contextlib.suppress(StoreError):  # where that is not allowed, /nix is used if it is writable as it is
+        mounts.enter(STORE_DIR)
 
 
 def state_directory(environment: Mapping[str, str]) -> Path:

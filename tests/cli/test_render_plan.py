@@ -65,10 +65,13 @@ def test_a_first_deployment_says_what_it_makes_and_what_it_keeps() -> None:
 
 def test_a_first_deployment_with_users_says_what_it_makes_in_homes_and_for_a_shell_that_may_be_there() -> None:
     host = changing("db01", change(FD, user="alice"), change(FD, user="bob"), managed=False)
-    lines = plan_text(view(host, creates=("/etc/x",), creates_for_fish="/etc/fish/x.fish")).splitlines()
-    assert lines[4:7] == [
+    also = ("/etc/fish/x where fish is", "/etc/y where y is")
+    lines = plan_text(view(host, creates=("/etc/x",), creates_also=also)).splitlines()
+    assert lines[4:9] == [
         "  creates  /nix (4.0 GiB free on its file system), /etc/x",
-        "           ~/.nix-profile of alice bob, unless it is there; /etc/fish/x.fish where fish is",
+        "           ~/.nix-profile of alice bob, unless it is there",
+        "           /etc/fish/x where fish is",
+        "           /etc/y where y is",
         "  keeps    everything else; `reconciler leave --hosts db01` removes all of it",
     ]
 

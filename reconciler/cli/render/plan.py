@@ -30,8 +30,8 @@ _PLACES = {"controller": "here", "target": "on each host"}
 @dataclass(frozen=True)
 class PlanView:
     """Everything that a plan's text says. `revision` is git's word for the inventory, or empty; `group` the group that
-    the pattern amounts to, or empty; `creates` what a first deployment makes on a host, `creates_for_fish` what more
-    where that shell is; `next` the command to type; `reaches_hosts` is false for a build, which talks to no host;
+    the pattern amounts to, or empty; `creates` what a first deployment makes on a host, `creates_also` what more
+    on some; `next` the command to type; `reaches_hosts` is false for a build, which talks to no host;
     `build_on` the places where the hosts that change have their packages built;
     `lock` the lock's age, `unlocked` the references that it lacks."""
 
@@ -45,7 +45,7 @@ class PlanView:
     builds: tuple[str, ...] = ()
     copy_bytes: Mapping[str, int] = field(default_factory=dict)
     creates: tuple[str, ...] = ()
-    creates_for_fish: str = ""
+    creates_also: tuple[str, ...] = ()
     next: str = ""
     now: float = 0.0
     reaches_hosts: bool = True
@@ -107,8 +107,7 @@ def _first(group: Sequence[HostPlan], view: PlanView) -> list[str]:
     creates = ", ".join([f"/nix ({size(free)} free on its file system{least})", *view.creates])
     users = [change.profile.user for change in group[0].changes if change.profile.user]
     links = [f"~/.nix-profile of {' '.join(users)}, unless it is there"] if users else []
-    fish = [f"{view.creates_for_fish} where fish is"] if view.creates_for_fish else []
-    more = [" " * _LABEL + "; ".join([*links, *fish])] if links or fish else []
+    more = [" " * _LABEL + one for one in (*links, *view.creates_also)]
     hosts = shell_word(group[0].host if len(group) == 1 else view.pattern)
     return [
         f"  creates  {creates}",

@@ -1,4 +1,5 @@
-"""The few files outside /nix that a managed host has: PATH for shells, and one line for the boot.
+"""The few files outside /nix that a managed host has: PATH for shells, one line for the boot, and where the store is
+ours its mount.
 
 Each opens with MARK. A file of one of these names without the mark is somebody else's and is never replaced; one with
 it that differs is ours, edited by hand or written by another version, and is put right.
@@ -21,6 +22,8 @@ _NOTE = f"{MARK}; the next deployment undoes what is changed here.\n"
 PROFILE_SH = "/etc/profile.d/reconciler.sh"
 FISH = "/etc/fish/conf.d/reconciler.fish"
 TMPFILES = "/etc/tmpfiles.d/reconciler.conf"
+MOUNT = "/etc/systemd/system/nix-store.mount"
+MOUNT_WANTED = "/etc/systemd/system/local-fs.target.d/reconciler.conf"
 
 _SH = (
     _NOTE
@@ -111,14 +114,36 @@ end
 # `L`, not `L+`: tmpfiles also runs on a running host, and must not move a link that is there.
 _BOOT = _NOTE + "L /run/current-system - - - - /nix/var/nix/profiles/system\n"
 
+# systemd.mount(5): the name is the path's; mount(8) makes `bind,ro` two mounts of the kernel's.
+_MOUNT = (
+    _NOTE
+    + """[Unit]
+Description=/nix/store, read-only for all but the reconciler and Nix
+ConditionPathIsDirectory=/nix/store
+
+[Mount]
+What=/nix/store
+Where=/nix/store
+Type=none
+Options=bind,ro
+"""
+)
+_MOUNT_WANTED = _NOTE + "[Unit]\nWants=nix-store.mount\n"
+
 
 @value
 class HostFile:
-    """`mode`: its permission bits. `only_with`: the file is made only where this directory exists already."""
+    """`mode`: its permission bits. `only_with`: the file is made only where this directory exists already; `own_store`:
+    only where the store is ours."""
 
     contents: bytes
     mode: int = 0o644
     only_with: str = ""
+    own_store: bool = False
+
+    def belongs(self, root: str, own_store: bool) -> bool:
+        """Whether such a host has it."""
+        return (own_store or not self.own_store) and (not self.only_with or os.path.isdir(under(root, self.only_with)))
 
 
 @value
@@ -136,6 +161,8 @@ def host_files() -> dict[str, HostFile]:
         PROFILE_SH: HostFile(_SH.encode()),
         FISH: HostFile(_FISH.encode(), only_with="/etc/fish"),
         TMPFILES: HostFile(_BOOT.encode()),
+        MOUNT: HostFile(_MOUNT.encode(), only_with=os.path.dirname(MOUNT), own_store=True),
+        MOUNT_WANTED: HostFile(_MOUNT_WANTED.encode(), only_with=os.path.dirname(MOUNT), own_store=True),
     }
 
 
@@ -162,13 +189,14 @@ def states(root: str = "/") -> dict[str, State]:
     return found
 
 
-def install_host_files(root: str = "/") -> Installed:
-    """Make what is missing and put right what is ours; nothing is written where all is well."""
+def install_host_files(root: str = "/", own_store: bool = False) -> Installed:
+    """Make what is missing and put right what is ours; nothing is written where all is well. `own_store`: whether the
+    host's store is ours."""
     created: list[str] = []
     restored: list[str] = []
     foreign: list[str] = []
     for path, file in host_files().items():
-        if file.only_with and not os.path.isdir(under(root, file.only_with)):
+        if not file.belongs(root, own_store):
             continue
         present = _contents(under(root, path))
         if present == file.contents:

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import time
 from typing import Callable
 
 from reconciler.core.activate import current_system, host_files
-from reconciler.core.agent import created, history, lock, profiles, recovery, stage
+from reconciler.core.agent import created, history, lock, mounts, profiles, recovery, stage
 from reconciler.core.agent.action import Action
 from reconciler.core.agent.host import Host
 from reconciler.core.agent.messages import (
@@ -28,7 +29,7 @@ from reconciler.core.agent.messages import (
 )
 from reconciler.core.agent.profiles import Found
 from reconciler.core.errors import FormatError, RefusedError, StoreError
-from reconciler.core.nix.store_path import StorePath
+from reconciler.core.nix.store_path import STORE_DIR, StorePath
 from reconciler.core.profile import places
 from reconciler.core.profile.names import ProfileId
 from reconciler.core.profile.switching import Step
@@ -161,6 +162,7 @@ class _Switch:
             recovery.intend(self.host, [self._entry(change, self._intended(change)) for change in made])
         try:
             self._install_host_files()
+            self._protect_store()
             for change in changes:
                 if change.found.profile.is_system:
                     self._put_to_work(change.wanted.to)
@@ -197,15 +199,29 @@ class _Switch:
     def _install_host_files(self) -> None:
         if os.geteuid() != 0 and not os.access(self.host.path("/etc"), os.W_OK):
             return  # the owner of a store that is not root's; PATH is for the owner to set
-        self._note_directories()
-        made = host_files.install_host_files(self.host.root).created
+        ours = created.made_store(self.host)
+        self._note_directories(ours)
+        made = host_files.install_host_files(self.host.root, ours).created
         self.undoing.append(lambda: host_files.remove_host_files(made, self.host.root))
 
-    def _note_directories(self) -> None:
+    def _note_directories(self, ours: bool) -> None:
         root = self.host.root
         for path, file in host_files.host_files().items():
-            if not file.only_with:
+            if file.belongs(root, ours):
                 created.note(self.host, places.missing_directories(path, root))
+
+    def _protect_store(self) -> None:
+        """A store that is ours is read-only for the host, where that can be had: in some containers it cannot."""
+        outside = self.host.session.outside
+        if outside is None or self.host.root != "/" or not created.made_store(self.host):
+            return
+        try:
+            made = mounts.protect(outside, self.host.path(STORE_DIR))
+        except StoreError as error:
+            print(error.message, file=sys.stderr)
+            return
+        if made:
+            self.undoing.append(lambda: mounts.unprotect(outside, self.host.path(STORE_DIR)))
 
     def _put_to_work(self, toplevel: str) -> None:
         """Make /run/current-system what it is to be, or at least keep it what it is while the profile changes."""

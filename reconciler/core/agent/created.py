@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from reconciler.core import fs
 from reconciler.core.agent.host import OWN_STATE, Host
 from reconciler.core.errors import FormatError
+from reconciler.core.nix.store_path import STORE_DIR
 
 _HEADER = "reconciler-created 1"
 RECORD = f"{OWN_STATE}/created"
@@ -44,6 +45,11 @@ def note(host: Host, paths: Iterable[str]) -> None:
 
 def write(host: Host, paths: Iterable[str]) -> None:
     fs.replace_file(host.path(RECORD), "\n".join([_HEADER, *paths, ""]).encode(errors="surrogateescape"))
+
+
+def made_store(host: Host) -> bool:
+    """Whether the host's store is ours: a deployment made it."""
+    return STORE_DIR in read(host)
 
 
 def recorded(host: Host) -> bool:

@@ -10,6 +10,7 @@ from reconciler.core.fs import FileLock
 from reconciler.core.values import field, value
 
 if TYPE_CHECKING:  # probes that need no database do not load one
+    from reconciler.core.agent.mounts import Outside
     from reconciler.core.store.store import Store
 
 NIX_STATE = "/nix/var/nix"
@@ -24,12 +25,13 @@ PYTHON_ROOT = f"{STAGE_ROOTS}/python"
 
 @value(frozen=False)
 class Session:
-    """What this agent holds until it ends: the host's lock, for which deployment; and what the inventory calls the
-    host, once that was said."""
+    """What this agent holds until it ends: the host's lock, for which deployment; what the inventory calls the host,
+    once that was said; and the mount namespace that it left for one of its own."""
 
     lock: FileLock | None = None
     deployment: str = ""
     host: str = ""
+    outside: Outside | None = None
 
 
 @value

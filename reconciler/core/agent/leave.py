@@ -14,11 +14,12 @@ from typing import Callable
 
 from reconciler.core import fs
 from reconciler.core.activate import current_system, host_files
-from reconciler.core.agent import created, lock, profiles, recovery, usage
+from reconciler.core.agent import created, lock, mounts, profiles, recovery, usage
 from reconciler.core.agent.host import OWN_STATE, STAGE_ROOTS, SYSTEM_PROFILE, Host
 from reconciler.core.agent.messages import HistoryEntry, LeaveReply, LeaveRequest, LeavingProfile, LockOwner
 from reconciler.core.agent.profiles import Found
 from reconciler.core.errors import RefusedError, StoreError
+from reconciler.core.nix.store_path import STORE_DIR
 from reconciler.core.profile.names import ProfileId
 from reconciler.core.profile.switching import Departure
 from reconciler.core.store import roots
@@ -141,6 +142,7 @@ class _Leaving:
         host_files.remove_host_files(
             tuple(path for path, state in found_files if state is host_files.State.OURS), self.host.root
         )
+        self._unprotect_store()
         _remove(self.host, STAGE_ROOTS)
         self._remove_directories(lambda path: not path.startswith("/nix"))
         # Once more, now that what is ours is gone: somebody may have begun to use it.
@@ -153,6 +155,12 @@ class _Leaving:
             self._remove_state()
         kept = (*reply.kept, *([f"/nix: {staying}"] if staying else []))
         return LeaveReply(True, self.profiles, reply.files, nix, kept)
+
+    def _unprotect_store(self) -> None:
+        """The mount that makes a store of ours read-only goes; StoreError when it does not."""
+        outside = self.host.session.outside
+        if outside is not None and STORE_DIR in self.made and os.path.isdir(self.host.path(STORE_DIR)):
+            mounts.unprotect(outside, self.host.path(STORE_DIR))
 
     def _depart(self, found: Found, plan: LeavingProfile) -> None:
         how = Departure(profiles.recorded(plan.current), profiles.recorded(plan.back), plan.drops, bool(plan.kept))

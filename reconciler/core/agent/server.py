@@ -12,6 +12,7 @@ from reconciler.core.agent.frames import PROTOCOL, Frame, Kind
 from reconciler.core.agent.host import Host
 from reconciler.core.agent.link import Link
 from reconciler.core.errors import LinkLostError, ReconcilerError, StoreError, to_wire
+from reconciler.core.nix.store_path import STORE_DIR
 from reconciler.core.values import value
 
 if TYPE_CHECKING:
@@ -59,7 +60,6 @@ def serve(settings: Settings) -> None:
     os.chdir("/")
     link = Link(*_take_over_streams())
     host = Host(settings.root)
-    _private_mounts(host)
     link.start()
     try:
         version = ".".join([str(part) for part in sys.version_info[:3]])
@@ -89,23 +89,17 @@ def _take_over_streams() -> tuple[int, int]:
     return incoming, outgoing
 
 
-def _private_mounts(host: Host) -> None:
-    """A read-only store gets writable in a mount namespace that only we see."""
-    if os.geteuid() != 0:
+def _own_mounts(host: Host) -> None:
+    """A store that is read-only for the host gets writable, in a mount namespace that only we see."""
+    if os.geteuid() != 0 or host.session.outside is not None:
         return
-    store = host.path("/nix/store")
-    try:
-        read_only = os.statvfs(store).f_flag & os.ST_RDONLY
-    except OSError:
-        return  # no store yet
-    if read_only:
-        from reconciler.core.agent.mounts import make_writable
+    from reconciler.core.agent import mounts
 
-        try:
-            make_writable(store)
-        except StoreError as error:
-            # Whoever only looks need not fail for it; whoever writes will be told by the write.
-            print(error.message, file=sys.stderr)
+    try:
+        host.session.outside = mounts.enter(host.path(STORE_DIR))
+    except StoreError as error:
+        # Where this is not allowed the store may still be writable; where it is not, the write will say so.
+        print(error.message, file=sys.stderr)
 
 
 def _loop(session: Session, settings: Settings) -> None:
@@ -136,6 +130,8 @@ def _answer(session: Session, frame: Frame) -> str:
         verb = verbs.find(frame.body.get("verb"))
         request = verb.request.from_json(frame.body.get("request"))
         function = verb.load()
+        if verb.writes:
+            _own_mounts(session.host)
         if verb.streams:
             function(session, request)
         else:

@@ -18,13 +18,15 @@ HERE = "reconciler.core.agent."
 
 @value
 class Verb:
-    """`streams`: the function takes the session too, since it sends or receives more than its reply."""
+    """`streams`: the function takes the session too, since it sends or receives more than its reply. `writes`: it
+    changes what is in /nix/store, or comes before one that does."""
 
     name: str
     request: type[m.Message]
     reply: type[m.Message]
     function: str
     streams: bool = False
+    writes: bool = False
 
     def load(self) -> Callable[..., Any]:
         module, _, name = self.function.partition(":")
@@ -35,10 +37,10 @@ class Verb:
 
 _ALL = (
     Verb("observe", m.ObserveRequest, m.Observation, "observe:observe"),
-    Verb("begin", m.BeginRequest, m.Begun, "lock:begin"),
-    Verb("missing", m.MissingRequest, m.MissingReply, "transfer:missing", streams=True),
-    Verb("import", m.ImportRequest, m.ImportReply, "transfer:import_paths", streams=True),
-    Verb("realise", m.RealiseRequest, m.RealiseReply, "realising:realise", streams=True),
+    Verb("begin", m.BeginRequest, m.Begun, "lock:begin", writes=True),
+    Verb("missing", m.MissingRequest, m.MissingReply, "transfer:missing", streams=True, writes=True),
+    Verb("import", m.ImportRequest, m.ImportReply, "transfer:import_paths", streams=True, writes=True),
+    Verb("realise", m.RealiseRequest, m.RealiseReply, "realising:realise", streams=True, writes=True),
     Verb("stage", m.StageRequest, m.StageReply, "stage:stage"),
     Verb("switch", m.SwitchRequest, m.SwitchReply, "change:switch"),
     Verb("generations", m.ProfilesRequest, m.GenerationsReply, "observe:generations"),
@@ -46,11 +48,11 @@ _ALL = (
     Verb("log", m.LogRequest, m.LogReply, "realising:log"),
     Verb("export", m.ExportRequest, m.ExportReply, "transfer:export", streams=True),
     Verb("holdings", m.HoldingsRequest, m.HoldingsReply, "holdings:holdings"),
-    Verb("leave", m.LeaveRequest, m.LeaveReply, "leave:leave"),
-    Verb("collect", m.CollectRequest, m.CollectReply, "collect:collect", streams=True),
+    Verb("leave", m.LeaveRequest, m.LeaveReply, "leave:leave", writes=True),
+    Verb("collect", m.CollectRequest, m.CollectReply, "collect:collect", streams=True, writes=True),
     Verb("verify", m.VerifyRequest, m.VerifyReply, "upkeep:verify", streams=True),
-    Verb("repair", m.RepairRequest, m.RepairReply, "upkeep:repair", streams=True),
-    Verb("optimise", m.OptimiseRequest, m.OptimiseReply, "upkeep:optimise", streams=True),
+    Verb("repair", m.RepairRequest, m.RepairReply, "upkeep:repair", streams=True, writes=True),
+    Verb("optimise", m.OptimiseRequest, m.OptimiseReply, "upkeep:optimise", streams=True, writes=True),
 )
 VERBS = {verb.name: verb for verb in _ALL}
 

@@ -151,7 +151,7 @@ def test_a_read_only_store_is_writable_for_the_agent_and_for_nobody_else(tmp_pat
     program = (
         "import os,sys; sys.path.insert(0, sys.argv[1]); root = sys.argv[2]\n"
         "from reconciler.core.agent.host import Host\n"
-        "from reconciler.core.agent.server import _private_mounts\n"
+        "from reconciler.core.agent.server import _own_mounts\n"
         "store = root + '/nix/store'\n"
         "def writable():\n"
         "    try: os.close(os.open(store + '/x', os.O_CREAT | os.O_WRONLY)); os.unlink(store + '/x'); return True\n"
@@ -159,7 +159,7 @@ def test_a_read_only_store_is_writable_for_the_agent_and_for_nobody_else(tmp_pat
         "assert not writable()\n"
         "child = os.fork()\n"
         "if child == 0:\n"
-        "    _private_mounts(Host(root)); os._exit(0 if writable() else 1)\n"
+        "    _own_mounts(Host(root)); os._exit(0 if writable() else 1)\n"
         "assert os.waitpid(child, 0)[1] == 0\n"
         "assert not writable()\n"
     )
