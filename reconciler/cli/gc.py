@@ -68,7 +68,7 @@ def _prepared(stores: Stores, asked: Retention | None, login: Login, output: Out
 def _run(cleaning: Cleaning, check: bool, consent: Consent, as_json: bool, output: Output) -> int:
     from reconciler.cli.ask import Details, ask
     from reconciler.cli.render.gc import gc_json, gc_text
-    from reconciler.fleet import upkeep
+    from reconciler.fleet import logins, upkeep
 
     found = cleaning.hosts
     if not check:
@@ -81,7 +81,7 @@ def _run(cleaning: Cleaning, check: bool, consent: Consent, as_json: bool, outpu
             return int(ExitStatus.OK)
         with watched(output) as heard:
             found = upkeep.execute_gc(cleaning, heard)
-    status = int(upkeep.status(found))
+    status = int(logins.status(found))
     if as_json:
         output.json(gc_json(found, status))
     else:

@@ -25,7 +25,7 @@ def command(*, hosts: str, limit: str | None, check: bool, yes: str | None, as_j
     from reconciler.cli.output import Output
     from reconciler.cli.progress import progress
     from reconciler.cli.render.leaving import leaving_json, leaving_text
-    from reconciler.fleet import leaving
+    from reconciler.fleet import leaving, logins
     from reconciler.fleet.select import Selection
 
     login, consent, output = login_of(values), Consent.parse(yes), Output()
@@ -41,7 +41,7 @@ def command(*, hosts: str, limit: str | None, check: bool, yes: str | None, as_j
                 output.note("Nothing was changed.")
                 return int(ExitStatus.OK)
             found = leaving.execute(prepared)
-    status = leaving.status(found)
+    status = logins.status(found)
     if as_json:
         output.json(leaving_json(found, int(status)))
     else:

@@ -20,7 +20,7 @@ def command(*, as_json: bool, **values: Any) -> int:
     from reconciler.cli.context import project_of
     from reconciler.cli.output import Output
     from reconciler.cli.render.upkeep import optimise_json, optimise_text
-    from reconciler.fleet import upkeep
+    from reconciler.fleet import logins, upkeep
     from reconciler.fleet.select import Selection
 
     login, output = login_of(values), Output()
@@ -32,7 +32,7 @@ def command(*, as_json: bool, **values: Any) -> int:
         project = project_of(login, output)
         with watched(output) as heard:
             found = upkeep.optimise_hosts(project, Selection(stores.hosts, stores.limit), login.forks, heard)
-    status = int(upkeep.status(found))
+    status = int(logins.status(found))
     if as_json:
         output.json(optimise_json(found, status))
     else:

@@ -56,32 +56,28 @@ def about_rollback(plan: Plan, undoes: str) -> Question:
 
 
 def about_leave(hosts: Sequence[str], pattern: str, protected: Collection[str]) -> Question:
-    """The question before hosts are left: always."""
-    if not hosts:
-        return NOTHING_TO_ASK
-    strong = _strong_reasons(hosts, pattern, protected)
-    kind = QuestionKind.NUMBER if strong else QuestionKind.YES
-    return Question(kind, len(hosts), f"Undo the management of {_hosts(len(hosts))}?", strong or ("leave",))
+    """The question before hosts are left."""
+    return _always(f"Undo the management of {_hosts(len(hosts))}?", "leave", hosts, pattern, protected)
 
 
 def about_python(hosts: Sequence[str], names: str, pattern: str, protected: Collection[str]) -> Question:
-    """The question before a Python is brought to hosts that have none: always, where one is."""
-    if not hosts:
-        return NOTHING_TO_ASK
-    strong = _strong_reasons(hosts, pattern, protected)
-    kind = QuestionKind.NUMBER if strong else QuestionKind.YES
-    return Question(kind, len(hosts), f"Bring {names} to {_hosts(len(hosts))}?", strong or ("--bring-python",))
+    """The question before a Python is brought to hosts that have none."""
+    return _always(f"Bring {names} to {_hosts(len(hosts))}?", "--bring-python", hosts, pattern, protected)
 
 
 def about_gc(hosts: Sequence[str], generations: int, pattern: str, protected: Collection[str]) -> Question:
-    """The question before generations and garbage are deleted: always, where anything goes."""
+    """The question before generations and garbage are deleted."""
+    what = f"{generations} generation{'' if generations == 1 else 's'} and what nothing keeps" if generations else ""
+    text = f"Delete {what or 'what nothing keeps'} on {_hosts(len(hosts))}?"
+    return _always(text, "gc", hosts, pattern, protected)
+
+
+def _always(text: str, reason: str, hosts: Sequence[str], pattern: str, protected: Collection[str]) -> Question:
+    """A question that is asked wherever there is a host to do something on."""
     if not hosts:
         return NOTHING_TO_ASK
     strong = _strong_reasons(hosts, pattern, protected)
-    kind = QuestionKind.NUMBER if strong else QuestionKind.YES
-    what = f"{generations} generation{'' if generations == 1 else 's'} and what nothing keeps" if generations else ""
-    text = f"Delete {what or 'what nothing keeps'} on {_hosts(len(hosts))}?"
-    return Question(kind, len(hosts), text, strong or ("gc",))
+    return Question(QuestionKind.NUMBER if strong else QuestionKind.YES, len(hosts), text, strong or (reason,))
 
 
 def _strong_reasons(changing: Sequence[str], pattern: str, protected: Collection[str]) -> tuple[str, ...]:

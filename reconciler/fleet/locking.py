@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from reconciler.core import fs
 from reconciler.core.errors import UsageError
 from reconciler.fleet.project import Project, who
 from reconciler.fleet.targets import resolve
@@ -40,9 +42,8 @@ class Move:
 
 @dataclass(frozen=True)
 class Changes:
-    """The lock as it would be, and what that changes."""
+    """What would change in a lock."""
 
-    lock: Lock
     moves: tuple[Move, ...]
 
     def __bool__(self) -> bool:
@@ -66,10 +67,11 @@ def lock_new(project: Project) -> tuple[LockEntry, ...]:
     new = _stamped(project.resolver.unlocked())
     if not new:
         return ()
-    present = locks.load(project.lock_file, str(project.lock_file))
-    fresh = tuple(entry for entry in new if entry.key not in present.entries)
-    if fresh:
-        locks.save(present.with_entries(fresh), project.lock_file)
+    with _held(project):
+        present = locks.load(project.lock_file, str(project.lock_file))
+        fresh = tuple(entry for entry in new if entry.key not in present.entries)
+        if fresh:
+            locks.save(present.with_entries(fresh), project.lock_file)
     return fresh
 
 
@@ -80,7 +82,7 @@ def complete(project: Project) -> Changes:
     new = _stamped(resolver.unlocked())
     gone = [entry for key, entry in sorted(project.lock.entries.items()) if key not in used]
     moves = [Move(None, entry) for entry in new] + [Move(entry, None) for entry in gone]
-    return Changes(project.lock.without(entry.key for entry in gone).with_entries(new), _sorted(moves))
+    return Changes(_sorted(moves))
 
 
 def update(project: Project, names: Iterable[str]) -> Changes:
@@ -92,12 +94,10 @@ def update(project: Project, names: Iterable[str]) -> Changes:
     moves = tuple(Move(project.lock.entries[key], found.get(key)) for key in sorted(keys))
     moving = tuple(move for move in moves if move.moves)
     after = _stamped(move.after for move in moving if move.after is not None)
-    gone = [move.before.key for move in moving if move.before is not None and move.after is None]
     stamped = {entry.key: entry for entry in after}
     told = tuple(Move(move.before, stamped.get(move.entry.key)) for move in moving)
     others = _stamped(entry for entry in resolver.unlocked() if entry.key not in keys)
-    lock = project.lock.without(gone).with_entries([*after, *others])
-    return Changes(lock, _sorted([*told, *(Move(None, entry) for entry in others)]))
+    return Changes(_sorted([*told, *(Move(None, entry) for entry in others)]))
 
 
 def outdated(project: Project) -> tuple[Move, ...]:
@@ -106,9 +106,26 @@ def outdated(project: Project) -> tuple[Move, ...]:
 
 
 def write(project: Project, changes: Changes) -> None:
-    """Write the changed lock."""
-    if changes:
-        locks.save(changes.lock, project.lock_file)
+    """Make the changes in the lock as it is now: what another run has locked meanwhile stays."""
+    if not changes:
+        return
+    with _held(project):
+        present = locks.load(project.lock_file, str(project.lock_file))
+        gone = [move.before.key for move in changes.moves if move.before is not None and move.after is None]
+        entries = [move.after for move in changes.moves if move.after is not None]
+        locks.save(present.without(gone).with_entries(entries), project.lock_file)
+
+
+@contextlib.contextmanager
+def _held(project: Project) -> Iterator[None]:
+    """One run at a time reads the lock and writes it. What is held is its directory: nothing is left beside it, and
+    another user can hold it too."""
+    fd = os.open(project.lock_file.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fs.flock(fd, exclusive=True)
+        yield
+    finally:
+        os.close(fd)
 
 
 def _resolved(project: Project, resolver: Resolver) -> Resolver:

@@ -5,6 +5,7 @@ Every source writes into a spool that counts and hashes; what has not the regist
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import hashlib
 import os
@@ -85,7 +86,7 @@ class Spool:
     def end(self, path: PathMessage) -> None: ...
 
 
-class Source:
+class Source(abc.ABC):
     """Somewhere to look for archives. `_fill` writes one into a spool and says where it is from; empty when it has
     none; ReconcilerError when it has a wrong one, or cannot be asked."""
 
@@ -105,8 +106,8 @@ class Source:
                 reasons.append(f"{self.name}: {error}")
             yield found
 
-    def _fill(self, wanted: PathMessage, spool: Spool) -> str:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def _fill(self, wanted: PathMessage, spool: Spool) -> str: ...
 
 
 class Controller(Source):

@@ -28,11 +28,12 @@ from reconciler.core.store import verify
 from reconciler.core.store.binary_cache import Caches
 from reconciler.core.store.store import Store
 from reconciler.fleet.executor import Executor
+from reconciler.fleet.logins import HostResult, Logins, Stage
 from reconciler.fleet.project import Project, who
 from reconciler.fleet.repair_sources import Archive, Cached, Controller, Donors, Selected, Source
 from reconciler.fleet.select import Selection
 from reconciler.fleet.session import Session, as_ours
-from reconciler.fleet.upkeep import HERE, Counter, Heard, HostResult, Logins, Stage, telling
+from reconciler.fleet.upkeep import HERE, Counter, Heard, telling
 
 IN_PLACE = "in place"
 # Paths in one request: what is said of each comes back, and a reply has its limit.

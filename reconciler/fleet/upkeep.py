@@ -6,12 +6,11 @@ store, on which the same is done without a login.
 
 from __future__ import annotations
 
-import enum
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from types import TracebackType
-from typing import Any, Generic, Protocol, Self, TypeVar
+from typing import Any, Protocol
 
 from reconciler.core.agent.messages import (
     COLLECTED_NAMES,
@@ -19,25 +18,21 @@ from reconciler.core.agent.messages import (
     CollectReply,
     CollectRequest,
     FindingMessage,
-    ObserveRequest,
     OptimiseReply,
     OptimiseRequest,
     VerifyReply,
     VerifyRequest,
 )
-from reconciler.core.errors import ExitStatus, LinkLostError, ReconcilerError, worst
+from reconciler.core.errors import ExitStatus, worst
 from reconciler.core.profile.prune import Retention
 from reconciler.core.store import gc, optimise, verify
 from reconciler.core.store.gc import GcOptions, GcResult
 from reconciler.core.store.store import Store
-from reconciler.fleet.ask import Question, about_gc
-from reconciler.fleet.executor import Executor, Threads
+from reconciler.fleet.ask import about_gc
+from reconciler.fleet.logins import Foreseen, HostResult, Logins, Stage, status
 from reconciler.fleet.project import Project, who
 from reconciler.fleet.select import Selection
-from reconciler.fleet.session import Session, as_ours, close_all
-
-T = TypeVar("T")
-R = TypeVar("R")
+from reconciler.fleet.session import Session
 
 # What the controller's own store is called among hosts.
 HERE = "(here)"
@@ -47,64 +42,6 @@ class Heard(Protocol):
     """Told how far a host has come; from several threads, must not raise."""
 
     def __call__(self, host: str, event: Mapping[str, Any]) -> None: ...
-
-
-class Stage(enum.Enum):
-    """How far a host came."""
-
-    PLANNED = "planned"
-    NOTHING = "nothing"
-    DONE = "done"
-    FAILED = "failed"
-
-
-@dataclass(frozen=True)
-class HostResult(Generic[T]):
-    """What a host answered, or why it did not."""
-
-    host: str
-    stage: Stage
-    reply: T | None = None
-    error: ReconcilerError | None = None
-
-
-@dataclass
-class Logins:
-    """Sessions of the selected hosts, in the inventory's order. Leaving the `with` block ends them."""
-
-    sessions: dict[str, Session]
-    executor: Executor
-
-    @classmethod
-    def of(cls, project: Project, names: Sequence[str], forks: int | None) -> Logins:
-        sessions = {name: Session(name, project.inventory.connection(name), project.connect) for name in names}
-        return cls(sessions, Threads(project.forks(forks)))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        close_all(tuple(self.sessions.values()), self.executor)
-
-    def each(self, work: Callable[[Session], HostResult[R]]) -> tuple[HostResult[R], ...]:
-        """Log in to every host, and do `work` there; what goes wrong is in the host's result."""
-
-        def one(session: Session) -> HostResult[R]:
-            try:
-                if session.client is None:
-                    session.probe(ObserveRequest())
-                return work(session)
-            except Exception as error:
-                return HostResult(session.host, Stage.FAILED, error=as_ours(error, session.host))
-
-        return tuple(self.executor.run(one, list(self.sessions.values())))
-
-
-def status(hosts: Iterable[HostResult[Any]]) -> ExitStatus:
-    """What a command ends with that only did something."""
-    return worst(host.error.status for host in hosts if host.error is not None)
 
 
 def telling(heard: Heard, host: str) -> Callable[[Mapping[str, Any]], None]:
@@ -123,28 +60,18 @@ def telling(heard: Heard, host: str) -> Callable[[Mapping[str, Any]], None]:
 
 
 @dataclass
-class Cleaning:
-    """What would go, over the logins that it was asked over. Leaving the `with` block ends them."""
+class Cleaning(Foreseen[CollectReply]):
+    """What a gc would delete. `keep`: the retention of each host; `store`: the controller's own, if that is meant."""
 
-    hosts: tuple[HostResult[CollectReply], ...]
-    keep: Mapping[str, Retention]
-    question: Question
-    logins: Logins = field(default_factory=lambda: Logins({}, Threads(1)))
+    keep: Mapping[str, Retention] = field(default_factory=dict)
     store: Store | None = None
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.logins.__exit__(kind, value, trace)
+        super().__exit__(kind, value, trace)
         if self.store is not None:
             self.store.close()
-
-    @property
-    def going(self) -> tuple[HostResult[CollectReply], ...]:
-        return tuple(host for host in self.hosts if host.stage is Stage.PLANNED)
 
 
 def prepare_gc(
@@ -160,15 +87,11 @@ def prepare_gc(
         request = CollectRequest(True, who(), session.host, how.generations, how.days)
         return _planned(session.host, session.agent.collect(request, telling(heard, session.host)))
 
-    try:
-        hosts = logins.each(foresee)
-    except BaseException:
-        close_all(tuple(logins.sessions.values()), logins.executor)
-        raise
+    hosts = logins.foresee(foresee)
     going = [host.host for host in hosts if host.stage is Stage.PLANNED]
     protected = [name for name in names if project.inventory.protected(name)]
     generations = sum(len(one.goes) for host in hosts if host.reply for one in host.reply.profiles)
-    return Cleaning(hosts, keep, about_gc(going, generations, selection.hosts, protected), logins)
+    return Cleaning(hosts, about_gc(going, generations, selection.hosts, protected), logins, keep)
 
 
 def _planned(host: str, reply: CollectReply) -> HostResult[CollectReply]:
@@ -179,23 +102,14 @@ def _planned(host: str, reply: CollectReply) -> HostResult[CollectReply]:
 def execute_gc(cleaning: Cleaning, heard: Heard) -> tuple[HostResult[CollectReply], ...]:
     """Delete what was shown; how each host ended, in the inventory's order."""
 
-    def one(host: HostResult[CollectReply]) -> HostResult[CollectReply]:
-        if host.stage is not Stage.PLANNED or host.reply is None:
-            return host
-        try:
-            if cleaning.store is not None:
-                return replace(host, stage=Stage.DONE, reply=_collect_here(cleaning.store, False, heard))
-            how = cleaning.keep[host.host]
-            request = CollectRequest(False, who(), host.host, how.generations, how.days, host.reply.profiles)
-            agent = cleaning.logins.sessions[host.host].agent
-            return replace(host, stage=Stage.DONE, reply=agent.collect(request, telling(heard, host.host)))
-        except LinkLostError as error:
-            told = LinkLostError(error.message, "gc again finishes what was begun")
-            return HostResult(host.host, Stage.FAILED, error=told)
-        except Exception as error:
-            return HostResult(host.host, Stage.FAILED, error=as_ours(error, host.host))
+    def delete(host: str, foreseen: CollectReply) -> CollectReply:
+        if cleaning.store is not None:
+            return _collect_here(cleaning.store, False, heard)
+        how = cleaning.keep[host]
+        request = CollectRequest(False, who(), host, how.generations, how.days, foreseen.profiles)
+        return cleaning.logins.sessions[host].agent.collect(request, telling(heard, host))
 
-    return tuple(cleaning.logins.executor.run(one, cleaning.hosts))
+    return cleaning.execute(delete, "gc")
 
 
 def prepare_gc_here(root: str, heard: Heard) -> Cleaning:
@@ -208,7 +122,7 @@ def prepare_gc_here(root: str, heard: Heard) -> Cleaning:
         raise
     going = [HERE] if host.stage is Stage.PLANNED else []
     question = replace(about_gc(going, 0, "", ()), text="Delete what nothing keeps in this controller's store?")
-    return Cleaning((host,), {}, question, store=store)
+    return Cleaning((host,), question, store=store)
 
 
 def _collect_here(store: Store, check: bool, heard: Heard) -> CollectReply:

@@ -9,7 +9,7 @@ from reconciler.cli.render.leaving import leaving_json, leaving_text
 from reconciler.core.agent.messages import GenerationRef, HeldPackage, Holding, LeaveReply, LeavingProfile
 from reconciler.core.errors import UnreachableError
 from reconciler.fleet.importing import HostHoldings
-from reconciler.fleet.leaving import HostLeaving, Stage
+from reconciler.fleet.logins import HostResult, Stage
 from tests.fleet.values import path
 from tests.inventory.trees import read
 
@@ -111,8 +111,10 @@ REPLY = LeaveReply(
 
 
 def test_what_leaving_takes_is_listed_host_by_host() -> None:
-    lost = HostLeaving("web03", Stage.FAILED, error=UnreachableError("web03: no answer", "reconciler doctor"))
-    hosts = [HostLeaving("web01", Stage.PLANNED, REPLY), HostLeaving("web02", Stage.NOTHING, LeaveReply(False)), lost]
+    lost: HostResult[LeaveReply] = HostResult(
+        "web03", Stage.FAILED, error=UnreachableError("web03: no answer", "reconciler doctor")
+    )
+    hosts = [HostResult("web01", Stage.PLANNED, REPLY), HostResult("web02", Stage.NOTHING, LeaveReply(False)), lost]
     assert leaving_text(hosts) == (
         """\
 web01

@@ -19,8 +19,9 @@ from reconciler.core.agent.messages import (
 )
 from reconciler.core.errors import RefusedError
 from reconciler.core.store.store import Store
+from reconciler.fleet.logins import HostResult, Stage
 from reconciler.fleet.repairing import Broken, Repaired, Repairs
-from reconciler.fleet.upkeep import HERE, HostResult, Stage
+from reconciler.fleet.upkeep import HERE
 from tests.cli.values import NOW
 from tests.conftest import make_writable
 from tests.core.profile.packages import package

@@ -9,10 +9,10 @@ import pytest
 
 from reconciler.core.agent.messages import FindingMessage, VerifyReply
 from reconciler.core.errors import LinkLostError, RefusedError, UnreachableError
-from reconciler.fleet import repairing, upkeep
+from reconciler.fleet import logins, repairing, upkeep
 from reconciler.fleet.ask import QuestionKind, about_gc
+from reconciler.fleet.logins import HostResult, Stage
 from reconciler.fleet.repairing import Broken, Patient, Repaired, Repairs
-from reconciler.fleet.upkeep import HostResult, Stage
 
 A, B, C = (f"/nix/store/{letter * 32}-{letter}" for letter in "abc")
 CHANGED, LOST, ROW = (
@@ -78,7 +78,7 @@ MENDED = HostResult("g", Stage.DONE, Repairs(1, (Repaired(A, "in place"),)))
 
 def test_the_exit_status_is_the_worst() -> None:
     assert [upkeep.verify_status(hosts) for hosts in ((CLEAN,), (CLEAN, FOUND), (FOUND, AWAY))] == [0, 9, 5]
-    assert [upkeep.status(hosts) for hosts in ((CLEAN,), (BUSY, AWAY), (CUT, AWAY))] == [0, 5, 6]
+    assert [logins.status(hosts) for hosts in ((CLEAN,), (BUSY, AWAY), (CUT, AWAY))] == [0, 5, 6]
     assert [repairing.status(hosts) for hosts in ((MENDED,), (MENDED, LEFT), (LEFT, AWAY))] == [0, 3, 3]
 
 

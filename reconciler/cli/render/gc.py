@@ -10,7 +10,7 @@ from reconciler.cli.render.upkeep import host_json, problem
 from reconciler.cli.render.words import ago, columns, count, size
 from reconciler.core.agent.messages import CollectReply, Generation, PrunedProfile
 from reconciler.core.profile.names import ProfileId
-from reconciler.fleet.upkeep import HostResult, Stage
+from reconciler.fleet.logins import HostResult, Stage
 
 _SHOWN_GENERATIONS = 12
 

@@ -8,22 +8,22 @@ from typing import Any
 from reconciler.cli.render.words import columns, number
 from reconciler.core.agent.messages import LeaveReply, LeavingProfile
 from reconciler.core.profile.names import ProfileId
-from reconciler.fleet.leaving import HostLeaving, Stage
+from reconciler.fleet.logins import HostResult, Stage
 
 
-def leaving_text(hosts: Sequence[HostLeaving]) -> str:
+def leaving_text(hosts: Sequence[HostResult[LeaveReply]]) -> str:
     """A block for each host: what goes, what goes back, what stays."""
     return "\n\n".join("\n".join(_block(host)) for host in hosts)
 
 
-def _block(host: HostLeaving) -> list[str]:
+def _block(host: HostResult[LeaveReply]) -> list[str]:
     if host.error is not None:
         message = " ".join(host.error.message.removeprefix(f"{host.host}: ").split())
         hint = [f"  next     {host.error.hint}"] if host.error.hint else []
         return [f"{host.host}   {host.error.code.upper().replace('-', ' ')}: {message}", *hint]
     if host.stage is Stage.NOTHING or host.reply is None:
         return [f"{host.host}   nothing: this host is not managed"]
-    return [host.host, *columns(_rows(host.reply, done=host.stage is Stage.LEFT), indent="  ")]
+    return [host.host, *columns(_rows(host.reply, done=host.stage is Stage.DONE), indent="  ")]
 
 
 def _rows(reply: LeaveReply, done: bool) -> list[tuple[str, str]]:
@@ -42,16 +42,16 @@ def _fate(one: LeavingProfile, done: bool) -> str:
     return f"{'is gone' if done else 'goes away'}: there was none before{drops}"
 
 
-def leaving_json(hosts: Sequence[HostLeaving], status: int) -> dict[str, Any]:
+def leaving_json(hosts: Sequence[HostResult[LeaveReply]], status: int) -> dict[str, Any]:
     """The hosts as docs/json.md describes them."""
     return {"format": 1, "status": status, "hosts": [_host_json(host) for host in hosts]}
 
 
-def _host_json(host: HostLeaving) -> dict[str, Any]:
+def _host_json(host: HostResult[LeaveReply]) -> dict[str, Any]:
     reply = host.reply or LeaveReply(False)
     return {
         "host": host.host,
-        "state": host.stage.value,
+        "state": "left" if host.stage is Stage.DONE else host.stage.value,
         "error": host.error.message if host.error else "",
         "hint": (host.error.hint or "") if host.error else "",
         "profiles": [one.to_json() for one in reply.profiles],

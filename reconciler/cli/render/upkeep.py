@@ -7,8 +7,9 @@ from typing import Any
 
 from reconciler.cli.render.words import abbreviated, columns, count, size
 from reconciler.core.agent.messages import FindingMessage, OptimiseReply, VerifyReply
+from reconciler.fleet.logins import HostResult, Stage
 from reconciler.fleet.repairing import GARBAGE, Repairs
-from reconciler.fleet.upkeep import HERE, HostResult, Stage
+from reconciler.fleet.upkeep import HERE
 
 _SHOWN = 50  # findings of a host; --json has more
 

@@ -7,8 +7,6 @@ the path a leftover that `adopt` takes over when it is whole.
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import hashlib
 import os
 from collections.abc import Iterable, Iterator
@@ -21,7 +19,7 @@ from reconciler.core.nix import nar, store_path
 from reconciler.core.nix.derivation import Derivation
 from reconciler.core.nix.hashes import Hash
 from reconciler.core.nix.store_path import StorePath
-from reconciler.core.store import canonical, content_address
+from reconciler.core.store import canonical, content_address, disk
 from reconciler.core.store.locks import PathLock
 from reconciler.core.store.path_info import PathInfo
 
@@ -109,7 +107,7 @@ class Batch:
 
     def add_path(self, name: str, source: str) -> StorePath:
         """Add a copy of the file, link or directory `source`, as a source; its path."""
-        with _disk(source):
+        with disk.errors(source):
             nar_hash, size, archive = _read(source)
         path = store_path.source_path(name, nar_hash)
         info = PathInfo(path, nar_hash, size, (), ca=content_address.recursive(nar_hash))
@@ -118,7 +116,7 @@ class Batch:
     def add_fixed(self, name: str, file: str, content_hash: Hash) -> StorePath:
         """Add a copy of the file `file`, whose contents have `content_hash`, as a flat fixed output; its path."""
         state, size = hashlib.sha256(), 0
-        with _disk(file):
+        with disk.errors(file):
             found = content_address.hash_file(file, content_hash.algorithm)
             for chunk in nar.flat(file):
                 state.update(chunk)
@@ -155,7 +153,7 @@ class Batch:
         """Make all that was added durable, then valid. The batch is empty afterwards and can be used again."""
         try:
             if self._pending:
-                with _disk(self._store.store_dir):
+                with disk.errors(self._store.store_dir):
                     fs.syncfs(self._opened_directory())
                 self._store.register(self._pending.values())
         finally:
@@ -176,7 +174,7 @@ class Batch:
         """Root and lock `path`; False, and not locked, when it is valid or in this batch already."""
         if path in self._pending:
             return False
-        with _disk(path):
+        with disk.errors(path):
             self._store.add_temp_root(path)
             # A look at the disk is cheaper than a question to the database, and mostly answers it.
             if os.path.lexists(self._store.real(path)) and self._store.is_valid(path):
@@ -213,7 +211,7 @@ class Batch:
     def _unpack(self, info: PathInfo, stream: nar.Bounded, check_address: bool = True) -> None:
         real = self._store.real(info.path)
         hashing = _Hashing(stream)
-        with _disk(info.path):
+        with disk.errors(info.path):
             store_fd = self._opened_directory()
             fs.remove_tree(info.path.base_name, store_fd)
             try:
@@ -282,19 +280,3 @@ def _drain(stream: nar.Bounded) -> None:
     while stream.left:
         if not stream.read(nar.CHUNK):
             raise FormatError("bad archive: it is cut short")
-
-
-_HINTS = {
-    errno.ENOSPC: "the disk is full, or has no inodes left",
-    errno.EDQUOT: "the quota is used up",
-    errno.EROFS: "it is mounted read-only",
-}
-
-
-@contextlib.contextmanager
-def _disk(where: object) -> Iterator[None]:
-    """Errors of the disk as StoreError that say where."""
-    try:
-        yield
-    except OSError as error:
-        raise StoreError(f"{where}: {error.strerror or error}", _HINTS.get(error.errno or 0)) from error

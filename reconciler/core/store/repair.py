@@ -20,7 +20,7 @@ from reconciler.core.errors import FormatError, StoreError
 from reconciler.core.nix import nar
 from reconciler.core.nix.hashes import Hash
 from reconciler.core.nix.store_path import StorePath
-from reconciler.core.store import canonical, form, links
+from reconciler.core.store import canonical, disk, form, links
 
 if TYPE_CHECKING:
     from reconciler.core.nix.nar_format import Reader
@@ -45,7 +45,7 @@ def repair_path(store: Store, stream: Reader, info: PathInfo) -> None:
     """
     path = info.path
     staging = StorePath(path.hash_part, f"repair-{os.getpid()}-{os.urandom(4).hex()}")
-    with _disk(path):
+    with disk.errors(path):
         store.add_temp_roots([path, staging])
         with store.path_lock(path), store.directory() as store_fd:
             registered = store.info(path)
@@ -70,7 +70,7 @@ def repair_in_place(store: Store, path: StorePath) -> bool:
     False when the contents are wrong, or a file that would have to be changed has other names that are not the store's,
     or may not be changed by this user: then repair_path is needed.
     """
-    with _disk(path):
+    with disk.errors(path):
         store.add_temp_root(path)
         with store.path_lock(path), store.directory() as store_fd:
             info, real = store.info(path), store.real(path)
@@ -92,7 +92,7 @@ def repair_links(store: Store) -> tuple[str, ...]:
     The paths that share a rotten file with such an entry keep it: they are found and repaired on their own.
     """
     rotten = sorted(name for name in links.names(store) if links.fault(store, name) is not None)
-    with _disk(links.directory(store)):
+    with disk.errors(links.directory(store)):
         for name in rotten:
             canonical.remove(os.path.join(links.directory(store), name))
     return tuple(rotten)
@@ -200,19 +200,3 @@ def _mend(file: str, status: os.stat_result, owner: os.stat_result) -> None:
         os.utime(handle, (status.st_atime, form.MTIME))
     finally:
         os.close(fd)
-
-
-_HINTS = {
-    errno.ENOSPC: "the disk is full, or has no inodes left",
-    errno.EDQUOT: "the quota is used up",
-    errno.EROFS: "it is mounted read-only",
-}
-
-
-@contextlib.contextmanager
-def _disk(where: object) -> Iterator[None]:
-    """Errors of the disk as StoreError that say where."""
-    try:
-        yield
-    except OSError as error:
-        raise StoreError(f"{where}: {error.strerror or error}", _HINTS.get(error.errno or 0)) from error
