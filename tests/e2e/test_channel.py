@@ -60,8 +60,6 @@ def test_what_is_locked_stays_when_the_channel_moves_and_moves_when_it_is_told_t
     admin.run("deploy", "--hosts", "web01", "--yes")
     second = channel(tmp_path / "two", "3.4.0")
     subprocess.run(["cp", "-rn", f"{tmp_path}/one/cache/.", second.cache], check=True)
-    first_key = (tmp_path / "one/secret").read_text().split(":")[0]
-    assert first_key
     offer(admin, second)
     assert "0 to change, 1 unchanged" in admin.run("plan", "--locked").stdout
     assert "3.3.0 -> 3.4.0" in admin.run("lock", "--outdated").stdout

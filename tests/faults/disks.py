@@ -82,15 +82,11 @@ class Copies:
             shutil.rmtree(self.root)
 
 
-class Memory:
+class Memory(Copies):
     """A tmpfs, whose room can be cut to what is used and a little more."""
 
     def __init__(self, directory: Path, prepare: Callable[[Path], None]) -> None:
-        self.root = directory / "root"
-        self._base = directory / "base"
-        self.root.mkdir(mode=0o755)
-        prepare(self.root)
-        self.root.rename(self._base)
+        super().__init__(directory, prepare)
         self.root.mkdir(mode=0o755)
 
     def renew(self) -> None:

@@ -22,6 +22,7 @@ from reconciler.core.store.gc import GcEvent, GcOptions, collect
 from reconciler.core.store.live import find_roots
 from reconciler.core.store.optimise import optimise
 from reconciler.core.store.store import Store
+from tests.core.store.parts import bytes_of
 from tests.core.store.scenes import SCENES, SOURCE
 from tests.oracle import RealNix
 
@@ -128,17 +129,6 @@ def everything(root: Path) -> set[tuple[str, int, int]]:
 
 
 # --- bytes ------------------------------------------------------------------------------------------------------------
-
-
-def bytes_of(root: Path) -> int:
-    """What the files of a store take, each counted once."""
-    found = {}
-    for directory, names, files in os.walk(root / "nix/store"):
-        for name in (*names, *files):
-            status = os.lstat(os.path.join(directory, name))
-            if not stat.S_ISDIR(status.st_mode):
-                found[status.st_ino] = status.st_size
-    return sum(found.values())
 
 
 def shared_files(root: Path) -> list[StorePath]:

@@ -23,6 +23,7 @@ from reconciler.core.store.gc import GcOptions, collect
 from reconciler.core.store.optimise import OptimiseEvent, OptimiseResult, optimise
 from reconciler.core.store.store import Store
 from tests.core.nix.trees import TREE
+from tests.core.store.parts import bytes_of
 from tests.core.store.scenes import SOURCE
 from tests.oracle import RealNix
 
@@ -69,17 +70,6 @@ def partition(root: Path) -> tuple[set[str], set[frozenset[str]]]:
     links, sharing, directories = structure(root)
     assert set(directories.values()) == {(0o555, 1_000_000_000)}
     return links, sharing
-
-
-def bytes_of(root: Path) -> int:
-    """What the files of a store take, each counted once."""
-    found = {}
-    for directory, names, files in os.walk(root / "nix/store"):
-        for name in (*names, *files):
-            status = os.lstat(os.path.join(directory, name))
-            if not stat.S_ISDIR(status.st_mode):
-                found[status.st_ino] = status.st_size
-    return sum(found.values())
 
 
 def ours(root: Path, events: list[OptimiseEvent] | None = None) -> OptimiseResult:

@@ -30,6 +30,7 @@ from reconciler.core.store.verify import verify
 from reconciler.core.values import replace
 from tests.core.nix.trees import TREE
 from tests.core.store import rot
+from tests.core.store.parts import Halting
 from tests.oracle import RealNix
 
 pytestmark = pytest.mark.nix
@@ -296,21 +297,6 @@ def test_a_watcher_would_see_it_absent(store: Store, tree: StorePath, monkeypatc
     watcher = Watcher(store.real(tree))
     repair(store, tree)
     assert "absent" in watcher.seen()
-
-
-class Halting:
-    """A Reader that waits in the middle of the archive."""
-
-    def __init__(self, data: bytes) -> None:
-        self._stream = io.BytesIO(data)
-        self.reached, self.go_on = threading.Event(), threading.Event()
-
-    def read(self, size: int, /) -> bytes:
-        data = self._stream.read(min(size, 40))
-        if self._stream.tell() > 200 and not self.reached.is_set():
-            self.reached.set()
-            assert self.go_on.wait(30)
-        return data
 
 
 def collect(by: str, nix: RealNix) -> None:
