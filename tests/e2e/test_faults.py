@@ -210,6 +210,54 @@ def test_an_interrupted_stage_leaves_hosts_as_they_were_and_their_locks_free(ope
     assert states(admin.json("deploy", "--hosts", "web*", "--yes")) == {"web01": "confirmed", "web02": "confirmed"}
 
 
+def test_after_a_killed_stage_the_hosts_are_as_they_were_and_the_next_deployment_goes_on(
+    operator: MakeOperator,
+) -> None:
+    admin = first(operator, "web01", "web02")
+    admin.want(SLOW)
+    built(admin)
+    assert interrupted(admin, signal.SIGKILL)[0] == -signal.SIGKILL
+    wait_until(lambda: all(lock_is_free(host) for host in admin.fleet), 10)
+    for host in admin.fleet:
+        assert (generation(host), greeting(host)) == ("system-1-link", "hello from words 1.0")
+        host.verify_store()
+    latest = admin.json("history")["deployments"][0]
+    assert not latest["finished"]
+    assert states(admin.json("deploy", "--hosts", "web*", "--yes")) == {"web01": "confirmed", "web02": "confirmed"}
+
+
+def test_what_switches_when_the_controller_is_killed_is_switched_whole_and_is_told_and_undone(
+    operator: MakeOperator,
+) -> None:
+    admin = first(operator, "web01", "web02")
+    half, later = admin.fleet
+    admin.want({"packages": ["greet@2.0"], "users": {"alice": {"packages": ["tally", "words"]}}})
+    built(admin)
+    # One host at a time switches; the second has only been staged.
+    with under_way(admin, "deploy", "--hosts", "web*", "--yes", "-m", "killed", "--forks", "1") as process:
+        with profile_locked(half):
+            wait_until(lambda: half_switched(half))
+            process.kill()
+            process.communicate(timeout=10)
+        wait_until(lambda: all(lock_is_free(host) for host in admin.fleet), 10)
+    # Nobody waits for the answer of the request that was under way; it is carried out whole all the same.
+    assert (generation(half), generation(half, ALICE)) == ("system-2-link", "profile-2-link")
+    assert (generation(later), generation(later, ALICE)) == ("system-1-link", "profile-1-link")
+    for host in admin.fleet:
+        assert not (host.root / "nix/var/reconciler/switching").exists()
+        host.verify_store()
+    assert {host["host"]: host["state"] for host in admin.json("status")["hosts"]} == {"web01": "ok", "web02": "behind"}
+    entry = admin.json("history")["deployments"][0]
+    assert (entry["message"], entry["finished"]) == ("killed", False)
+
+    back = admin.json("rollback", "--deployment", entry["id"], "--yes")
+    assert states(back)["web01"] == "confirmed"
+    assert (greeting(half), greeting(later)) == ("hello from words 1.0", "hello from words 1.0")
+    report = admin.json("deploy", "--hosts", "web*", "--yes", "--again")
+    assert states(report) == {"web01": "confirmed", "web02": "confirmed"}
+    assert (greeting(half), greeting(later)) == ("hello from words 2.0", "hello from words 2.0")
+
+
 # --- the link, and hosts that fall silent -----------------------------------------------------------------------------
 
 
