@@ -30,7 +30,7 @@ from reconciler.core.profile.names import ProfileId
 from reconciler.core.values import replace
 
 if TYPE_CHECKING:  # a host without profiles of ours needs no database
-    from reconciler.core.store.connection import Database
+    from reconciler.core.store.database import Database
 
 _MACHINES = {"i386": "i686", "i486": "i686", "i586": "i686", "arm64": "aarch64", "amd64": "x86_64"}
 _DISTRIBUTIONS = {"debian": "Debian", "rhel": "RHEL", "rocky": "Rocky", "almalinux": "AlmaLinux"}
@@ -121,7 +121,7 @@ class _Questions:
     def _open(self) -> Database | None:
         """The database alone: the rest of a store takes longer to import than a probe takes."""
         if self._database is None and os.path.exists(self._host.database) and not _lacking():
-            from reconciler.core.store.connection import Database
+            from reconciler.core.store.database import Database
 
             self._database = Database(self._host.path(NIX_STATE))
         return self._database

@@ -18,7 +18,7 @@ from reconciler.core.store import live
 from reconciler.core.store.gc_socket import hash_part
 
 if TYPE_CHECKING:
-    from reconciler.core.store.connection import Graph
+    from reconciler.core.store.database import Graph
     from reconciler.core.store.store import Store
 
 LINKS = ".links"

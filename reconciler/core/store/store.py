@@ -22,7 +22,7 @@ from reconciler.core.nix.nar_format import Node, Reader
 from reconciler.core.nix.store_path import StorePath
 from reconciler.core.store import canonical, roots, schema, temp_roots
 from reconciler.core.store.batch import Batch
-from reconciler.core.store.connection import Database, Graph, Row
+from reconciler.core.store.database import Database, Graph, Row
 from reconciler.core.store.locks import PathLock
 from reconciler.core.store.path_info import PathInfo
 

@@ -35,7 +35,7 @@ from reconciler.core.store.strangers import strangers
 from reconciler.core.values import value
 
 if TYPE_CHECKING:
-    from reconciler.core.store.connection import Row
+    from reconciler.core.store.database import Row
     from reconciler.core.store.locks import PathLock
     from reconciler.core.store.path_info import PathInfo
     from reconciler.core.store.store import Store

@@ -15,7 +15,7 @@ from reconciler.core import fs
 from reconciler.core.errors import StoreError
 from reconciler.core.nix import nar
 from reconciler.core.nix.store_path import StorePath
-from reconciler.core.store.connection import Database
+from reconciler.core.store.database import Database
 from reconciler.core.store.store import Store
 from tests.core.nix.trees import TREE
 from tests.oracle import RealNix
@@ -27,12 +27,12 @@ IMPORT = """
 import os, signal, sys
 from reconciler.core import fs
 from reconciler.core.nix import nar
-from reconciler.core.store import batch, connection, locks, store
+from reconciler.core.store import batch, database, locks, store
 from tests.core.nix.trees import TREE
 
 root, place, nth = sys.argv[1], sys.argv[2], int(sys.argv[3])
 owner, _, name = place.rpartition(".")
-target = {"fs": fs, "nar": nar, "os": os, "Database": connection.Database, "PathLock": locks.PathLock}[owner]
+target = {"fs": fs, "nar": nar, "os": os, "Database": database.Database, "PathLock": locks.PathLock}[owner]
 real, calls = getattr(target, name), 0
 
 def deadly(*arguments, **options):

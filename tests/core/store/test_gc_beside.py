@@ -347,11 +347,11 @@ def test_we_wait_for_a_collection_of_nix(store_root: Path, nix: RealNix, tmp_pat
 
 DEADLY = """
 import os, signal, sys, time
-from reconciler.core.store import connection, gc, gc_files, gc_socket, live, store
+from reconciler.core.store import database, gc, gc_files, gc_socket, live, store
 
 place, nth = sys.argv[2], int(sys.argv[3])
 owner, _, name = place.rpartition(".")
-target = {"Database": connection.Database, "Deleter": gc_files.Deleter, "os": os, "gc_mark": gc.gc_mark}[owner]
+target = {"Database": database.Database, "Deleter": gc_files.Deleter, "os": os, "gc_mark": gc.gc_mark}[owner]
 real, calls = getattr(target, name), 0
 
 def deadly(*arguments, **options):

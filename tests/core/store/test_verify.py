@@ -462,9 +462,9 @@ def test_a_path_that_is_deleted_in_between_is_no_finding(store: Store, monkeypat
 
 
 def test_memory_does_not_grow_with_the_store(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    from reconciler.core.store import connection, strangers
+    from reconciler.core.store import database, strangers
 
-    monkeypatch.setattr(connection, "_AT_ONCE", 20)
+    monkeypatch.setattr(database, "_AT_ONCE", 20)
     monkeypatch.setattr(strangers, "_AT_ONCE", 20)
     # One worker: how much is in hand at a time is not a matter of which of several is ahead.
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0})
@@ -525,7 +525,7 @@ def as_nobody(function: Callable[[], object]) -> object:
 
 
 def test_a_bad_row_is_an_error_of_format() -> None:
-    from reconciler.core.store.connection import Row
+    from reconciler.core.store.database import Row
 
     with pytest.raises(FormatError, match="must be text"):
         Row(b"\0", (None,) * 7, ()).info()
