@@ -26,6 +26,7 @@ from reconciler.inventory.desired import Position
 from reconciler.inventory.faults import InputError
 
 MAX_BYTES = 32 * 1024 * 1024
+_MOST_FILES = 64 * 1024
 MAX_DEPTH = 64
 MAX_NODES = 2_000_000
 MAX_ALIASED = 100_000
@@ -100,7 +101,10 @@ def read(path: str | os.PathLike[str], shown: str) -> bytes:
     """The bytes of a file that somebody typed; InputError when it cannot be read or is too large to be meant."""
     try:
         with open(path, "rb") as stream:
-            data = stream.read(MAX_BYTES + 1)
+            # A read of so many bytes takes so much memory, however small the file: most are read at once by the first.
+            data = stream.read(_MOST_FILES)
+            if len(data) == _MOST_FILES:
+                data += stream.read(MAX_BYTES + 1 - len(data))
     except OSError as error:
         raise InputError(Position(shown, 0, 0), f"cannot be read: {error.strerror or error}") from error
     if len(data) > MAX_BYTES:

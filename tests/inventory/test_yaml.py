@@ -87,6 +87,15 @@ def test_a_file_of_a_hundred_megabytes_is_refused_without_being_read(tmp_path: P
     assert time.monotonic() - begun < 1
 
 
+@pytest.mark.parametrize("size", [64 * 1024 - 1, 64 * 1024, 64 * 1024 + 1, 200_000])
+def test_a_file_of_any_size_is_read_whole(tmp_path: Path, size: int) -> None:
+    file = tmp_path / "hosts.yml"
+    file.write_text("x" * size)
+    read = load(file)
+    assert isinstance(read, Scalar)
+    assert len(read.text) == size
+
+
 def test_a_template_without_quotes_is_told_what_it_lacks() -> None:
     with pytest.raises(InputError) as raised:
         parse("a: {{ b }}", "f")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Callable
 
+from reconciler.core.build.machine import PLAIN, Machine
 from reconciler.core.nix.store_path import StorePath
 from reconciler.core.store.path_info import PathInfo
 from reconciler.core.values import field, fields, value
@@ -65,6 +66,7 @@ class BuildOptions:
     keep_going     after a failed build, make all else that does not need it, and raise BuildsError at the end
     keep_failed    leave the build directory of a failed build where it is, and name it in the error
     limits         what each build may use
+    machine        what this machine can do beside running programs of its own system
     cancelled      asked about every half second; once it is true, running builds are killed and BuildError is raised
     """
 
@@ -73,6 +75,7 @@ class BuildOptions:
     keep_going: bool = False
     keep_failed: bool = False
     limits: BuildLimits = field(default_factory=BuildLimits)
+    machine: Machine = PLAIN
     on_event: Callable[[BuildEvent], None] = _ignore
     cancelled: Callable[[], bool] = _never
 

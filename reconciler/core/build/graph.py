@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from reconciler.core.build.machine import PLAIN, Machine, required_features
 from reconciler.core.build.toolchain import VARIABLE, host_system, pinned_toolchain, wants_host_toolchain
 from reconciler.core.errors import BuildError
 from reconciler.core.nix.derivation import Derivation
@@ -26,7 +27,6 @@ _UNSUPPORTED = (
     "disallowedReferences",
     "disallowedRequisites",
 )
-_FEATURES = frozenset({"benchmark", "big-parallel", "nixos-test"})
 
 
 @value
@@ -49,8 +49,9 @@ class Goal:
 
 
 class _Planner:
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, machine: Machine) -> None:
         self._store = store
+        self._machine = machine
         self._derivations: dict[StorePath, Derivation] = {}
         self._valid: dict[StorePath, bool] = {}
 
@@ -72,7 +73,7 @@ class _Planner:
         derivation = self.read(path)
         if self.all_valid(derivation.output_paths().values()):
             return None
-        check(path, derivation)
+        check(path, derivation, self._machine)
         waits_for = set()
         inputs = set(derivation.input_sources)
         for other, names in derivation.input_derivations.items():
@@ -90,12 +91,12 @@ class _Planner:
         return [known[name] for name in names]
 
 
-def plan(store: Store, wanted: Iterable[StorePath]) -> dict[StorePath, Goal]:
+def plan(store: Store, wanted: Iterable[StorePath], machine: Machine = PLAIN) -> dict[StorePath, Goal]:
     """What must be built so that every output of `wanted` is valid; inputs whose outputs are valid are not looked into.
 
     StoreError when a derivation is not in the store; BuildError when one of them cannot be built on this machine.
     """
-    planner = _Planner(store)
+    planner = _Planner(store, machine)
     goals: dict[StorePath, Goal] = {}
     seen: set[StorePath] = set()
     todo = list(wanted)
@@ -111,18 +112,18 @@ def plan(store: Store, wanted: Iterable[StorePath]) -> dict[StorePath, Goal]:
     return goals
 
 
-def check(path: StorePath, derivation: Derivation) -> None:
+def check(path: StorePath, derivation: Derivation, machine: Machine = PLAIN) -> None:
     """BuildError when a derivation asks for what this machine, or this program, does not have."""
-    if derivation.system not in (host_system(), "builtin"):
+    if not machine.runs(derivation.system):
         raise BuildError(f"{path} is to be built on {derivation.system}, and this is {host_system()}")
     if derivation.builder.startswith("builtin:") and derivation.builder not in BUILTINS:
         raise BuildError(f"{path}: there is no builder '{derivation.builder}' here; {' and '.join(BUILTINS)} are known")
     for name in _UNSUPPORTED:
         if derivation.environment.get(name):
             raise BuildError(f"{path} uses '{name}', which is not supported here", hint="let Nix build it")
-    missing = set(derivation.environment.get("requiredSystemFeatures", "").split()) - _FEATURES
+    missing = [feature for feature in required_features(derivation) if feature not in machine.features]
     if missing:
-        raise BuildError(f"{path} needs a builder with the features {', '.join(sorted(missing))}")
+        raise BuildError(f"{path} needs a builder with the features {', '.join(missing)}")
     try:
         wants_host_toolchain(derivation.environment.get(VARIABLE, ""))
         pinned_toolchain(derivation)

@@ -1,7 +1,9 @@
-"""The inner side of a sandbox: a helper process, and the process 1 that becomes the builder.
+"""The inner side of a sandbox: a starter for a run, a helper for each build, a process 1 that becomes the builder.
 
-This module is run by itself, by `python3 -I -S`, in a process that has one thread: its code comes through a pipe (see
-sandbox.py), so it imports the standard library alone and nothing of ours. It gets one plain dict:
+This module is run by itself, by `python3 -I -S`, in a process that has one thread (see core/afresh.py), so it imports
+the standard library alone and nothing of ours. That process is the *starter*. For each build it takes two descriptors
+from a socket, the log and a channel, and forks a helper, which costs a tenth of what an interpreter's start does. The
+helper says its process number on the channel (4 bytes), and reads one plain dict there (8 bytes of length, marshalled):
 
     single       True: only one uid can be mapped, our own; the user namespace is entered first.
                  False: we are root; everything is mounted as root, and the user namespace is entered last, on `uid`
@@ -11,13 +13,12 @@ sandbox.py), so it imports the standard library alone and nothing of ours. It ge
     directories  paths to make in it              files    (path, contents) to make
     links        (path, target) to make           binds    (source, path, writable): read-only unless writable
     devices      names below /dev to show         memory   where a tmpfs of the build's own goes
-    log          the descriptor that takes the build's output
     builder, arguments, environment               processes  the limit on processes
     each_memory, most_memory  bytes of private memory that one process may have (0: not limited here), and bytes that
                  the tmpfs at `memory` may take (0: what the kernel thinks right)
 
-Standard input is the leash: when it closes, the build is killed. One marshalled tuple goes to standard output:
-("exit", status), ("signal", number) or ("error", text): the build could not be started.
+The channel is the leash, too: when its other end is shut, the build is killed. One marshalled tuple goes back on it:
+("exit", status), ("signal", number), ("error", text): the build could not be started; or ("fault", text): one of ours.
 
 Order, as root:      helper: unshare pid -> fork -> process 1: unshare the rest, mount, pivot, unshare user, wait for
                      the helper to write the maps, become the build's user, drop everything, exec.
@@ -27,6 +28,7 @@ Process 1 of a pid namespace takes every process in it along when it ends: nothi
 
 from __future__ import annotations
 
+import _socket
 import ctypes
 import fcntl
 import marshal
@@ -35,7 +37,7 @@ import resource
 import select
 import struct
 
-# One process is started for each build: what is slow to import (typing, signal, socket, subprocess) is left out.
+# The first build waits for what is imported here: what is slow (typing, signal, socket, subprocess) is left out.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -68,7 +70,7 @@ CAPABILITY_VERSION_3 = 0x20080522
 
 SYS_PIDFD_OPEN = 434  # the same on every architecture
 SIGINT, SIGKILL, SIGPIPE, SIGCHLD, SIGXFSZ = 2, 9, 13, 17, 25
-SIG_DFL = None
+SIG_DFL, SIG_IGN = None, ctypes.c_void_p(1)
 SIG_SETMASK = 2
 AF_INET, SOCK_DGRAM = 2, 2
 SIOCSIFFLAGS = 0x8914
@@ -118,8 +120,38 @@ def write_maps(process: str, spec: dict[str, Any]) -> None:
     write(f"/proc/{process}/gid_map", f"{INNER_GID} {spec['gid']} 1")
 
 
-def supervise(spec: dict[str, Any]) -> tuple[str, Any]:
-    """Start process 1, wait for its end, or kill it when standard input closes; what to report."""
+def help_build(log: int, channel: int) -> None:
+    """What a helper does from its start to its end. Never returns."""
+    try:
+        libc.signal(ctypes.c_int(SIGCHLD), SIG_DFL)  # the starter waits for no helper; a helper does, for process 1
+        os.write(channel, os.getpid().to_bytes(4, "little"))
+        size = int.from_bytes(read_exactly(channel, 8), "little")
+        spec = marshal.loads(read_exactly(channel, size))  # noqa: S302  our own end wrote it
+        try:
+            report = supervise(spec, log, channel)
+        except OSError as error:
+            report = ("error", error.strerror or str(error))
+        os.write(channel, marshal.dumps(report))
+    except EOFError:
+        pass  # whoever wanted the build is gone
+    except BaseException as error:
+        os.write(channel, marshal.dumps(("fault", f"{type(error).__name__}: {error}")))
+    finally:
+        os._exit(0)
+
+
+def read_exactly(fd: int, size: int) -> bytes:
+    data = bytearray()
+    while len(data) < size:
+        part = os.read(fd, size - len(data))
+        if not part:
+            raise EOFError
+        data += part
+    return bytes(data)
+
+
+def supervise(spec: dict[str, Any], log: int, leash: int) -> tuple[str, Any]:
+    """Start process 1, wait for its end, or kill it when the leash is let go; what to report."""
     failed_read, failed_write = os.pipe()
     mapped_read, mapped_write = os.pipe()
     asks_read, asks_write = os.pipe()
@@ -130,10 +162,10 @@ def supervise(spec: dict[str, Any]) -> tuple[str, Any]:
         unshare(CLONE_NEWPID)
     child = os.fork()
     if child == 0:
-        for fd in (failed_read, mapped_write, asks_read):
+        for fd in (failed_read, mapped_write, asks_read, leash):
             os.close(fd)
-        become_builder(spec, failed_write, asks_write, mapped_read)
-    for fd in (failed_write, mapped_read, asks_write, spec["log"]):
+        become_builder(spec, log, failed_write, asks_write, mapped_read)
+    for fd in (failed_write, mapped_read, asks_write, log):
         os.close(fd)
     # One byte when process 1 is in its user namespace and wants the maps; nothing when it never got that far.
     if os.read(asks_read, 1):
@@ -141,7 +173,7 @@ def supervise(spec: dict[str, Any]) -> tuple[str, Any]:
             write_maps(str(child), spec)
         os.write(mapped_write, b"m")
     os.close(mapped_write)
-    status = wait(child)
+    status = wait(child, leash)
     failure = os.read(failed_read, 65536)
     if failure:
         return ("error", failure.decode(errors="replace"))
@@ -150,14 +182,14 @@ def supervise(spec: dict[str, Any]) -> tuple[str, Any]:
     return ("exit", os.WEXITSTATUS(status))
 
 
-def wait(child: int) -> int:
+def wait(child: int, leash: int) -> int:
     ended = libc.syscall(ctypes.c_long(SYS_PIDFD_OPEN), ctypes.c_int(child), ctypes.c_int(0))
     if ended == -1:
         os.kill(child, SIGKILL)
         raise OSError(ctypes.get_errno(), f"watching the build: {os.strerror(ctypes.get_errno())}")
     while True:
-        readable, _, _ = select.select([0, ended], [], [])
-        if 0 in readable and not os.read(0, 4096):
+        readable, _, _ = select.select([leash, ended], [], [])
+        if leash in readable and not os.read(leash, 4096):
             os.kill(child, SIGKILL)
         elif ended not in readable:
             continue
@@ -167,7 +199,7 @@ def wait(child: int) -> int:
 # --- process 1 --------------------------------------------------------------------------------------------------------
 
 
-def become_builder(spec: dict[str, Any], failed: int, asks: int, mapped: int) -> None:
+def become_builder(spec: dict[str, Any], log: int, failed: int, asks: int, mapped: int) -> None:
     """Everything between fork and exec. Never returns; a failure goes into `failed` as text."""
     what = ""
     try:
@@ -177,9 +209,9 @@ def become_builder(spec: dict[str, Any], failed: int, asks: int, mapped: int) ->
         os.umask(0o022)
         null = os.open("/dev/null", os.O_RDONLY)
         os.dup2(null, 0)
-        os.dup2(spec["log"], 1)
-        os.dup2(spec["log"], 2)
-        os.close(spec["log"])
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        os.close(log)
         os.close(null)
         enter(spec)
         become_user(spec, asks, mapped)
@@ -348,10 +380,26 @@ def give_up_privileges(spec: dict[str, Any]) -> None:
     call("dropping capabilities", "capset", header, bytes(24))
 
 
+# --- the starter ------------------------------------------------------------------------------------------------------
+
+
+def receive(requests: _socket.socket) -> tuple[int, int] | None:
+    """The descriptors of the next build; None when no more are wanted."""
+    data, messages, _, _ = requests.recvmsg(1, _socket.CMSG_SPACE(8), _socket.MSG_CMSG_CLOEXEC)
+    if not data:
+        return None
+    log, channel = struct.unpack("2i", messages[0][2])
+    return log, channel
+
+
 def main(spec: dict[str, Any]) -> None:
-    """What the helper does from its start to its end."""
-    try:
-        report = supervise(spec)
-    except OSError as error:
-        report = ("error", error.strerror or str(error))
-    os.write(1, marshal.dumps(report))
+    """What the starter does from its start to its end."""
+    requests = _socket.socket(fileno=spec["requests"])
+    libc.signal(ctypes.c_int(SIGCHLD), SIG_IGN)
+    while (received := receive(requests)) is not None:
+        log, channel = received
+        if os.fork() == 0:
+            os.close(requests.detach())
+            help_build(log, channel)
+        os.close(log)
+        os.close(channel)

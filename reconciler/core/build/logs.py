@@ -17,6 +17,7 @@ from reconciler.core.fs import ensure_directory
 from reconciler.core.nix.store_path import StorePath
 
 MAX_LINE = 4096
+_MODE = 0o755
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
@@ -53,6 +54,15 @@ def printable(line: bytes) -> str:
     return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
+def _make_directory(path: str) -> None:
+    """Most logs are the first of their directory, which need be no more durable than they are themselves."""
+    if not os.path.isdir(path):
+        ensure_directory(os.path.dirname(path))
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(path)
+            os.chmod(path, _MODE)
+
+
 class BuildLog:
     """The log of one build while it is written. `on_line` is told of each line, made printable."""
 
@@ -60,7 +70,7 @@ class BuildLog:
         self._on_line = on_line
         self._tail: collections.deque[str] = collections.deque(maxlen=LOG_LINES_IN_ERROR)
         self._partial = b""
-        ensure_directory(os.path.dirname(path))
+        _make_directory(os.path.dirname(path))
         self._compressor: Any = None
         try:
             import bz2

@@ -17,7 +17,9 @@ from reconciler.core.build import completeness, graph, limits, sandbox
 from reconciler.core.build.events import BuildEvent, BuildOptions, RealiseResult
 from reconciler.core.build.graph import Goal
 from reconciler.core.build.logs import BuildLog, log_path
+from reconciler.core.build.machine import required_features
 from reconciler.core.build.outputs import BuiltOutput, collect, in_memory
+from reconciler.core.build.starter import Starter
 from reconciler.core.build.toolchain import VARIABLE, pinned_toolchain, wants_host_toolchain
 from reconciler.core.build.users import BuildUser, build_user
 from reconciler.core.build.variables import variables
@@ -54,12 +56,12 @@ def realise(store: Store, derivations: Sequence[StorePath], options: BuildOption
     fails (with `keep_going`, BuildsError for all of them), StoreError when a derivation or an input is not in the
     store.
     """
-    goals = graph.plan(store, derivations)
+    goals = graph.plan(store, derivations, options.machine)
     store.add_temp_roots([*derivations, *goals, *(path for goal in goals.values() for path in goal.outputs.values())])
     built: tuple[StorePath, ...] = ()
     if goals:
-        with Workshop(store.state_dir) as workshop:
-            built = _Run(store, goals, options, workshop).all()
+        with Workshop(store.state_dir) as workshop, Starter() as starter:
+            built = _Run(store, goals, options, workshop, starter).all()
     wanted = dict.fromkeys(
         path for derivation in derivations for path in store.read_derivation(derivation).output_paths().values()
     )
@@ -91,11 +93,17 @@ class _Run:
     """One run over a graph."""
 
     def __init__(
-        self, store: Store, goals: Mapping[StorePath, Goal], options: BuildOptions, workshop: Workshop
+        self,
+        store: Store,
+        goals: Mapping[StorePath, Goal],
+        options: BuildOptions,
+        workshop: Workshop,
+        starter: Starter,
     ) -> None:
         self._store = store
         self._options = options
         self._workshop = workshop
+        self._starter = starter
         self._messages: queue.Queue[_Line | _Done] = queue.Queue()
         self._room = threading.Semaphore(_WAITING_LINES)
         self._caller = threading.get_ident()
@@ -117,7 +125,7 @@ class _Run:
                         self._start_ready(pool)
                     if not self._running and (self._stop.is_set() or not self._waiting):
                         break
-                    self._next()
+                    self._next(pool)
             finally:
                 self._stop.set()
                 for path in list(self._locks):
@@ -175,7 +183,7 @@ class _Run:
         for needs in self._waiting.values():
             needs.discard(goal.path)
 
-    def _next(self) -> None:
+    def _next(self, pool: ThreadPoolExecutor) -> None:
         """Wait for the next thing to happen, half a second at most."""
         try:
             message = self._messages.get(timeout=0.5)
@@ -186,6 +194,8 @@ class _Run:
             self._event("log", message.goal, message.text)
         elif isinstance(message, _Done):
             self._running -= 1
+            if not isinstance(message.result, BaseException) and not self._stop.is_set():
+                self._start_ready(pool)  # to be built while what is done is made durable
             self._finish(message.job, message.result)
         if not self._stop.is_set() and self._options.cancelled():
             self._fail(BuildError("the builds were cancelled"))
@@ -302,9 +312,10 @@ class _Run:
             processes=self._options.limits.max_processes,
             memory=self._options.limits.max_memory or limits.default_memory(),
             usr="" if pinned is None else job.inputs[pinned],
+            devices=("kvm",) if "kvm" in required_features(derivation) else (),
         )
         watch = sandbox.Watch(log.write, self._options.limits.timeout, self._options.limits.max_log, self._stop.is_set)
-        ended = sandbox.run(box, watch)
+        ended = sandbox.run(box, watch, self._starter)
         if not ended.succeeded:
             log.flush()
             hint = ended.hint or limits.suspicion(log.last_lines, box.memory, box.processes)

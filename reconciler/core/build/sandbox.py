@@ -1,24 +1,22 @@
 """A sandbox seen from outside: what it shows, and one build run in it.
 
-The namespaces are entered by a process of their own, started afresh (inside.py says why and how), so that it does not
-matter how many threads we have. Its code travels as the marshalled module: the agent may have no file of it.
+The namespaces are entered by a helper process that a starter forks (starter.py, inside.py), so that it does not matter
+how many threads we have.
 """
 
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import marshal
 import os
 import select
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any, Callable
 
 from reconciler.core.build import limits
+from reconciler.core.build.starter import Helper, Starter
 from reconciler.core.build.users import BuildUser
 from reconciler.core.errors import BuildError, InternalError
 from reconciler.core.nix.store_path import STORE_DIR, StorePath
@@ -58,15 +56,6 @@ _NSSWITCH = "hosts: files dns\nservices: files\n"
 _POLL_SECONDS = 0.5
 _READ_SIZE = 65536
 
-_BOOT = (
-    "import marshal, sys\n"
-    "stream = sys.stdin.buffer\n"
-    "code, spec = marshal.loads(stream.read(int.from_bytes(stream.read(8), 'little')))\n"
-    "scope = {'__name__': 'inside'}\n"
-    "exec(code, scope)\n"
-    "scope['main'](spec)\n"
-)
-
 
 @value
 class Sandbox:
@@ -75,6 +64,7 @@ class Sandbox:
     `directory` is the build's own, private to us; its `root`, `store`, `build` and `tmp` exist. `inputs` are the
     store paths shown, by their physical path. `memory` in bytes, as limits.py counts them; 0: as much as there is.
     `toolchain`: the distribution's own is shown; or `usr`, the physical path of a pinned one, is shown as /usr.
+    `devices`: names in /dev that are shown beside those that every build sees.
     """
 
     directory: str
@@ -88,6 +78,7 @@ class Sandbox:
     processes: int = 8192
     memory: int = 0
     usr: str = ""
+    devices: tuple[str, ...] = ()
 
 
 @value
@@ -163,7 +154,7 @@ def specification(sandbox: Sandbox) -> dict[str, Any]:
         "links": view.links,
         "binds": view.binds,
         "memory": _MEMORY,
-        "devices": [name for name in DEVICES if os.path.exists("/dev/" + name)],
+        "devices": [name for name in (*DEVICES, *sandbox.devices) if os.path.exists("/dev/" + name)],
         "builder": sandbox.builder,
         "arguments": list(sandbox.arguments),
         "environment": dict(sandbox.environment),
@@ -183,23 +174,23 @@ def prepare(directory: str, user: BuildUser) -> None:
         os.chmod(path, mode)
 
 
-def run(sandbox: Sandbox, watch: Watch) -> Ended:
+def run(sandbox: Sandbox, watch: Watch, starter: Starter) -> Ended:
     """Run one build to its end, all its processes included. BuildError when the sandbox could not be set up."""
     log_read, log_write = os.pipe()
     group = limits.make_group(sandbox.memory, sandbox.processes) if sandbox.memory else None
     try:
-        try:
-            helper = _start(sandbox, log_write, group)
-        finally:
-            os.close(log_write)
-        with helper, _closing(log_read):
-            stopped = _follow(helper, log_read, watch)
-            report, said = helper.communicate()
+        with _closing(log_read):
+            with _closing(log_write):
+                helper = starter.helper(log_write)
+            with helper:
+                _tell(helper, sandbox, group)
+                stopped = _follow(helper, log_read, watch)
+                report = helper.report()
         hit = group.hit if group is not None else ""
     finally:
         if group is not None:
             group.end()
-    ended = Ended(_counted("memory", sandbox)) if hit == "memory" and not report else _ended(report, said, stopped)
+    ended = Ended(_counted("memory", sandbox)) if hit == "memory" and not report else _ended(report, starter, stopped)
     if hit and not ended.succeeded and not ended.hint:
         return Ended(_counted(hit, sandbox), limits.raising(hit))
     return ended
@@ -219,44 +210,17 @@ def _closing(fd: int) -> Iterator[None]:
         os.close(fd)
 
 
-def _start(sandbox: Sandbox, log: int, group: limits.ControlGroup | None) -> subprocess.Popen[bytes]:
+def _tell(helper: Helper, sandbox: Sandbox, group: limits.ControlGroup | None) -> None:
+    """Say what is to be built, once the helper is where its processes are counted."""
     spec = specification(sandbox)
-    spec["log"] = log
-    helper = subprocess.Popen(
-        [sys.executable or "/proc/self/exe", "-I", "-S", "-B", "-c", _BOOT],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        pass_fds=(log,),
-        env={},
-        bufsize=0,
-    )
     if group is not None:
         with contextlib.suppress(OSError):  # a group that it may not enter: it is limited by itself
             group.enter(helper.pid)
             spec["each_memory"] = 0
-    message = marshal.dumps((_inside_code(), spec))
-    with contextlib.suppress(BrokenPipeError):  # its end is told by what it reports
-        _write_all(helper, len(message).to_bytes(8, "little") + message)
-    return helper
+    helper.tell(spec)
 
 
-def _write_all(helper: subprocess.Popen[bytes], data: bytes) -> None:
-    assert helper.stdin is not None
-    view = memoryview(data)
-    while view:
-        view = view[helper.stdin.write(view) :]
-
-
-def _inside_code() -> Any:
-    spec = importlib.util.find_spec("reconciler.core.build.inside")
-    assert spec is not None
-    code = spec.loader.get_code(spec.name)  # type: ignore[union-attr]
-    assert code is not None
-    return code
-
-
-def _follow(helper: subprocess.Popen[bytes], log: int, watch: Watch) -> Ended:
+def _follow(helper: Helper, log: int, watch: Watch) -> Ended:
     """Read the log to its end; why the build was killed, or nothing."""
     deadline = time.monotonic() + watch.timeout
     poll = select.poll()
@@ -275,9 +239,8 @@ def _follow(helper: subprocess.Popen[bytes], log: int, watch: Watch) -> Ended:
         if not stopped.succeeded:
             continue
         stopped = _reason_to_stop(size, deadline, watch)
-        if not stopped.succeeded and helper.stdin is not None:
-            helper.stdin.close()  # the leash
-            helper.stdin = None
+        if not stopped.succeeded:
+            helper.kill()
 
 
 def _reason_to_stop(size: int, deadline: float, watch: Watch) -> Ended:
@@ -288,11 +251,12 @@ def _reason_to_stop(size: int, deadline: float, watch: Watch) -> Ended:
     return Ended("was killed: the run was cancelled") if watch.cancelled() else Ended()
 
 
-def _ended(report: bytes, said: bytes, stopped: Ended) -> Ended:
+def _ended(report: bytes, starter: Starter, stopped: Ended) -> Ended:
     if not report:
-        text = said.decode(errors="replace").strip().rsplit("\n", 1)[-1]
-        raise InternalError(f"the build's helper process ended without a report: {text or 'it said nothing'}")
+        raise starter.lost("the build's helper process ended without a report")
     kind, value = marshal.loads(report)  # noqa: S302  written by our own helper, not by the build
+    if kind == "fault":
+        raise InternalError(f"the build's helper process failed: {value}")
     if kind == "error" and value.startswith("executing "):
         raise BuildError(value, hint="a builder lies in an input, or in the host toolchain where one is named")
     if kind == "error":

@@ -50,6 +50,9 @@ class Output:
         return Hash.parse(self.hash, algorithm)
 
 
+_TEXT = "_text"  # where a derivation keeps its text: no field of it
+
+
 @value
 class Derivation:
     """How to build some outputs. The order of the mappings and of `input_sources` has no meaning."""
@@ -68,9 +71,12 @@ class Derivation:
         return _parse(data)
 
     def serialise(self) -> bytes:
-        """The text."""
-        inputs = [(str(path), outputs) for path, outputs in self.input_derivations.items()]
-        return _serialise(self, inputs, masked=False)
+        """The text, made once: its path, its file and whoever checks that are made of it."""
+        text: bytes | None = self.__dict__.get(_TEXT)
+        if text is None:
+            inputs = [(str(path), outputs) for path, outputs in self.input_derivations.items()]
+            text = self.__dict__[_TEXT] = _serialise(self, inputs, masked=False)
+        return text
 
     def path(self, name: str) -> StorePath:
         """Where the .drv file of this derivation lies when it is called `name` (without `.drv`)."""
@@ -79,7 +85,7 @@ class Derivation:
     @property
     def references(self) -> tuple[StorePath, ...]:
         """What the .drv file refers to: sources and input derivations, not the outputs."""
-        return tuple(sorted({*self.input_sources, *self.input_derivations}))
+        return tuple(sorted({*self.input_sources, *self.input_derivations}, key=str))
 
     @property
     def fixed_output(self) -> Output | None:
@@ -190,51 +196,49 @@ _ESCAPED = re.compile(r'[\\"\n\r\t]')
 
 
 def _quote(text: str) -> str:
+    if _ESCAPED.search(text) is None:
+        return f'"{text}"'
     return '"' + _ESCAPED.sub(lambda match: _ESCAPES[match.group()], text) + '"'
 
 
-def _list(items: Iterable[str]) -> str:
-    return "[" + ",".join(items) + "]"
+def _strings(texts: Iterable[str]) -> str:
+    return f"[{','.join([_quote(text) for text in texts])}]"
 
 
-def _tuple(*items: str) -> str:
-    return "(" + ",".join(items) + ")"
+def _paths(paths: Iterable[StorePath]) -> str:
+    """Sorted as they are ordered, and without a look for what to escape: there is nothing in a store path."""
+    return "[" + ",".join([f'"{path}"' for path in sorted({str(path) for path in paths})]) + "]"
 
 
 def _bytewise(text: str) -> bytes:
     return text.encode(errors="surrogateescape")
 
 
+def _output_text(name: str, output: Output, masked: bool) -> str:
+    path = "" if masked or output.path is None else str(output.path)
+    return f'({_quote(name)},"{path}",{_quote(output.hash_algorithm)},{_quote(output.hash)})'
+
+
 def _serialise(drv: Derivation, inputs: Iterable[tuple[str, Iterable[str]]], masked: bool) -> bytes:
-    """The text, with each input derivation named by the first of its pair."""
-    outputs = (
-        _tuple(
-            _quote(name),
-            '""' if masked or output.path is None else _quote(str(output.path)),
-            _quote(output.hash_algorithm),
-            _quote(output.hash),
-        )
-        for name, output in sorted(drv.outputs.items(), key=lambda item: _bytewise(item[0]))
+    """The text, with each input derivation named by the first of its pair: a store path, or a hash."""
+    hidden = drv.outputs.keys() if masked else ()
+    outputs = [_output_text(name, drv.outputs[name], masked) for name in sorted(drv.outputs, key=_bytewise)]
+    input_derivations = [
+        f'("{key}",{_strings(sorted(set(names), key=_bytewise))})' for key, names in sorted(inputs, key=_first)
+    ]
+    environment = [
+        f"({_quote(key)},{_quote('' if key in hidden else drv.environment[key])})"
+        for key in sorted(drv.environment, key=_bytewise)
+    ]
+    text = (
+        f"Derive([{','.join(outputs)}],[{','.join(input_derivations)}],{_paths(drv.input_sources)},"
+        f"{_quote(drv.system)},{_quote(drv.builder)},{_strings(drv.arguments)},[{','.join(environment)}])"
     )
-    input_derivations = (
-        _tuple(_quote(key), _list(map(_quote, sorted(set(names), key=_bytewise)))) for key, names in sorted(inputs)
-    )
-    environment = (
-        _tuple(_quote(key), '""' if masked and key in drv.outputs else _quote(value))
-        for key, value in sorted(drv.environment.items(), key=lambda item: _bytewise(item[0]))
-    )
-    text = ",".join(
-        (
-            _list(outputs),
-            _list(input_derivations),
-            _list(_quote(str(path)) for path in sorted(set(drv.input_sources))),
-            _quote(drv.system),
-            _quote(drv.builder),
-            _list(map(_quote, drv.arguments)),
-            _list(environment),
-        )
-    )
-    return f"Derive({text})".encode(errors="surrogateescape")
+    return text.encode(errors="surrogateescape")
+
+
+def _first(pair: tuple[str, Iterable[str]]) -> str:
+    return pair[0]
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
@@ -334,7 +338,7 @@ def _parse(data: bytes) -> Derivation:
     reader.expect(")")
     reader.end()
     drv = Derivation(outputs, input_derivations, input_sources, system, builder, arguments, environment)
-    if drv.serialise() != data:
+    if drv.serialise() != data:  # made from the values, so that it is known from here on
         raise FormatError("the derivation is not written as Nix would: out of order, doubled, or escaped for nothing")
     return drv
 

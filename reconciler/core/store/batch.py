@@ -38,6 +38,7 @@ class Batch:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._pending: dict[StorePath, PathInfo] = {}
+        self._derivations: dict[StorePath, Derivation] = {}  # those that were added as such, and need not be read
         self._locks: dict[StorePath, PathLock] = {}
         self._directory = -1  # a descriptor of the store directory, while anything is in this batch
 
@@ -54,19 +55,20 @@ class Batch:
 
     # --- adding -------------------------------------------------------------------------------------------------------
 
-    def add_nar(self, info: PathInfo, stream: nar.Reader) -> bool:
+    def add_nar(self, info: PathInfo, stream: nar.Reader, checked: Hash | None = None) -> bool:
         """Unpack the next `info.nar_size` bytes of `stream` as `info.path`; False when it was there already.
 
         All of those bytes are taken from the stream, also when the path is there. Size, hash and content address are
         checked: FormatError or StoreError, and no file left, when one is not what `info` says; how much of the stream
-        was taken is then open.
+        was taken is then open. `checked`: the hash that `stream` itself answers for, as an Archive does before it hands
+        out its last byte; it is compared with that of `info`, and not computed again.
         """
         bounded = nar.Bounded(stream, info.nar_size)
         if not self._claim(info.path):
             _drain(bounded)
             return False
         try:
-            self._unpack(info, bounded)
+            self._unpack(info, bounded, checked=checked)
         except BaseException:
             self._give_up(info.path)
             raise
@@ -130,7 +132,10 @@ class Batch:
     def add_derivation(self, drv: Derivation, name: str) -> StorePath:
         """Add a .drv file for a derivation whose outputs are computed; `name` is without `.drv`."""
         drv.output_paths()
-        return self.add_text(f"{name}.drv", drv.serialise(), drv.references)
+        path = self.add_text(f"{name}.drv", drv.serialise(), drv.references)
+        if path in self._pending:
+            self._derivations[path] = drv
+        return path
 
     def _add_archive(self, path: StorePath, archive: bytes, references: tuple[StorePath, ...], ca: str) -> StorePath:
         info = PathInfo(path, Hash.sha256(archive), len(archive), references, ca=ca)
@@ -155,13 +160,14 @@ class Batch:
             if self._pending:
                 with disk.errors(self._store.store_dir):
                     fs.syncfs(self._opened_directory())
-                self._store.register(self._pending.values())
+                self._store.register(self._pending.values(), self._derivations)
         finally:
             self.abandon()
 
     def abandon(self) -> None:
         """Let go of what is not committed; its files stay, for `adopt` or a collector."""
         self._pending.clear()
+        self._derivations.clear()
         for path in list(self._locks):
             self._unlock(path)
         if self._directory >= 0:
@@ -208,9 +214,11 @@ class Batch:
         finally:
             self._unlock(path)
 
-    def _unpack(self, info: PathInfo, stream: nar.Bounded, check_address: bool = True) -> None:
+    def _unpack(
+        self, info: PathInfo, stream: nar.Bounded, *, check_address: bool = True, checked: Hash | None = None
+    ) -> None:
         real = self._store.real(info.path)
-        hashing = _Hashing(stream)
+        hashing = _Hashing(stream, checked)
         with disk.errors(info.path):
             store_fd = self._opened_directory()
             fs.remove_tree(info.path.base_name, store_fd)
@@ -249,15 +257,17 @@ def _read(source: str) -> tuple[Hash, int, bytes]:
 
 
 class _Hashing:
-    """A Reader that hashes what passes through it."""
+    """A Reader that hashes what passes through it, unless its hash is `known`."""
 
-    def __init__(self, stream: nar.Bounded) -> None:
+    def __init__(self, stream: nar.Bounded, known: Hash | None) -> None:
         self._stream = stream
+        self._known = known
         self._state = hashlib.sha256()
 
     def read(self, size: int, /) -> bytes:
         data = self._stream.read(size)
-        self._state.update(data)
+        if self._known is None:
+            self._state.update(data)
         return data
 
     @property
@@ -265,7 +275,7 @@ class _Hashing:
         return self._stream.left
 
     def result(self) -> Hash:
-        return Hash("sha256", self._state.digest())
+        return self._known or Hash("sha256", self._state.digest())
 
 
 def _check_archive(info: PathInfo, size: int, hashing: _Hashing) -> None:

@@ -65,6 +65,11 @@ class BinaryCache:
         return str(self._place)
 
     @property
+    def public_url(self) -> str | None:
+        """Where another machine can ask it; None where only this one can."""
+        return self._place.public
+
+    @property
     def priority(self) -> int:
         """The lower, the earlier it is asked. Asks the cache when none was given."""
         if self._priority is not None:
@@ -249,6 +254,10 @@ class Caches:
                 self._tell(error)
                 errors.append(error)
         raise _joined(path, [*self._errors(path), *errors])
+
+    def ordered(self) -> tuple[BinaryCache, ...]:
+        """The caches in the order in which they are asked."""
+        return self._order()
 
     def close(self) -> None:
         """Let go of connections."""

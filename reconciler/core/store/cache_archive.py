@@ -53,6 +53,11 @@ class Archive:
         self.failure: ReconcilerError | None = None
 
     @property
+    def nar_hash(self) -> Hash:
+        """What the hash of all that is handed out has been found to be, once its last byte was."""
+        return self._narinfo.nar_hash
+
+    @property
     def received(self) -> int:
         return self._compressed.size
 

@@ -35,6 +35,11 @@ class Site:
     def __str__(self) -> str:
         return str(self._address).rstrip("/")
 
+    @property
+    def public(self) -> str | None:
+        """Its URL, for others to ask it too; None where that holds a user and password, which stay here."""
+        return self._address.url.rstrip("/") if self._address.user is None else None
+
     def shown(self, name: str) -> str:
         return str(self._address.below(name))
 
@@ -59,6 +64,11 @@ class Folder:
 
     def __str__(self) -> str:
         return f"file://{self.directory}"
+
+    @property
+    def public(self) -> str | None:
+        """None: a directory of this machine is nothing to others."""
+        return None
 
     def shown(self, name: str) -> str:
         return f"{self.directory}/{name}"

@@ -257,11 +257,12 @@ class Store:
         with self.batch() as batch:
             return batch.add_derivation(drv, name)
 
-    def register(self, infos: Iterable[PathInfo]) -> None:
+    def register(self, infos: Iterable[PathInfo], known: Mapping[StorePath, Derivation] | None = None) -> None:
         """Make paths valid whose files lie in the store, durable and canonical, in one transaction.
 
-        StoreError, and nothing registered, when a reference is missing, paths refer to each other in a circle, or a
-        derivation does not have the outputs that it says.
+        `known`: derivations among them whose text is what was written to their file, and was hashed on its way there;
+        the others are read. StoreError, and nothing registered, when a reference is missing, paths refer to each other
+        in a circle, or a derivation does not have the outputs that it says.
         """
         infos = list(infos)
         for info in infos:
@@ -269,12 +270,15 @@ class Store:
                 raise StoreError(f"{info.path}: nothing lies at {self.real(info.path)}")
         by_path = {info.path: info for info in infos}
         topological({path: set(info.other_references) & by_path.keys() for path, info in by_path.items()})
-        outputs = {path: self._checked_outputs(path) for path in by_path if path.is_derivation}
+        outputs = {path: self._checked_outputs(path, known or {}) for path in by_path if path.is_derivation}
         self._database.register(infos, outputs)
 
-    def _checked_outputs(self, path: StorePath) -> Mapping[str, StorePath]:
-        drv = self._parse_derivation(path)
-        right = derivation.with_outputs(drv, _drv_name(path), self._parse_derivation, self._modulo)
+    def _checked_outputs(self, path: StorePath, known: Mapping[StorePath, Derivation]) -> Mapping[str, StorePath]:
+        def look_up(one: StorePath) -> Derivation:
+            return known.get(one) or self._parse_derivation(one)
+
+        drv = look_up(path)
+        right = derivation.with_outputs(drv, _drv_name(path), look_up, self._modulo)
         if right.outputs != drv.outputs or right.environment != drv.environment:
             raise StoreError(f"{path}: its outputs are not those that follow from it")
         return drv.output_paths()

@@ -14,7 +14,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Callable
 
 from reconciler.core import fs
-from reconciler.core.errors import ReconcilerError, StoreError
+from reconciler.core.errors import FormatError, ReconcilerError, StoreError
 from reconciler.core.nix.store_path import StorePath
 from reconciler.core.store.batch import Batch
 from reconciler.core.store.binary_cache import Archive, Caches
@@ -50,6 +50,16 @@ class SubstituteResult:
     nar_size: int
 
 
+@value
+class KnownResult:
+    """`fetched`: the paths that were added; `nar_size`: the bytes of their archives. `failed`: why others could not be
+    had. What is in neither waits for one that failed: its files are there, and not registered."""
+
+    fetched: tuple[StorePath, ...]
+    nar_size: int
+    failed: Mapping[StorePath, ReconcilerError]
+
+
 Heard = Callable[[SubstituteEvent], None]
 
 
@@ -72,6 +82,28 @@ def substitute(
     tell(SubstituteEvent("plan", "", 0, total))
     _Run(store, caches, wanted, tell).fetch(order, jobs)
     return SubstituteResult(tuple(order), total)
+
+
+def substitute_known(
+    store: Store, caches: Caches, infos: Iterable[PathInfo], jobs: int = JOBS, on_event: Heard | None = None
+) -> KnownResult:
+    """Make paths valid of which somebody else has said what they are: a cache that says otherwise is not believed.
+
+    One that cannot be had keeps only those that need it from being valid. The paths are temporary roots from the
+    beginning; what they refer to is to be among them, or valid, or comes later.
+    """
+    wanted = {info.path: info for info in infos}
+    store.add_temp_roots(wanted)
+    there = store.valid(wanted)
+    lacking = {path: info for path, info in wanted.items() if path not in there}
+    order = topological({path: set(info.other_references) & lacking.keys() for path, info in lacking.items()})
+    tell = on_event or _nobody
+    tell(SubstituteEvent("plan", "", 0, sum(info.nar_size for info in lacking.values())))
+    run = _KnownRun(store, caches, lacking, tell)
+    run.fetch(order, jobs)
+    valid = store.valid(lacking)
+    fetched = tuple(path for path in order if path in valid)
+    return KnownResult(fetched, sum(lacking[path].nar_size for path in fetched), run.failed)
 
 
 def _nobody(_: SubstituteEvent) -> None: ...
@@ -131,13 +163,17 @@ class _Run:
                     done, _ = wait(running, COMMIT_SECONDS, FIRST_COMPLETED)
                     for future in done:
                         path, batch = running.pop(future)
-                        self._ready[path] = batch, future.result()
+                        self._take(path, batch, future)
                     self._commit(least=not (running and done))
                 self._commit(least=True)
             finally:
                 self._stopped = True
                 wait(running)
                 self._finish(running)
+
+    def _take(self, path: StorePath, batch: Batch, future: Future[PathInfo | None]) -> None:
+        """What became of one path. An error ends the run."""
+        self._ready[path] = batch, future.result()
 
     def _start(
         self,
@@ -178,9 +214,12 @@ class _Run:
         unknown = [reference for reference in info.other_references if reference not in self._wanted]
         if unknown and len(self._store.valid(unknown)) < len(set(unknown)):
             raise StoreError(f"{info.path}: References: {unknown[0]} is not among those of the other cache")
+        return self._add(info, archive, batch)
+
+    def _add(self, info: PathInfo, archive: Archive, batch: Batch) -> PathInfo | None:
         counting = _Counting(archive, self)
         try:
-            added = batch.add_nar(info, counting)
+            added = batch.add_nar(info, counting, archive.nar_hash)
         except BaseException:
             self._count(-counting.done)
             raise
@@ -232,6 +271,33 @@ class _Run:
                 return group
             for path in waiting:
                 del group[path]
+
+
+class _KnownRun(_Run):
+    """Fetching what somebody else has described. What cannot be had is noted in `failed`, and the rest goes on."""
+
+    def __init__(self, store: Store, caches: Caches, wanted: Mapping[StorePath, PathInfo], tell: Heard) -> None:
+        super().__init__(store, caches, wanted, tell)
+        self.failed: dict[StorePath, ReconcilerError] = {}
+
+    def _take(self, path: StorePath, batch: Batch, future: Future[PathInfo | None]) -> None:
+        error = future.exception()
+        if isinstance(error, (StoreError, FormatError)):
+            batch.abandon()
+            self.failed[path] = error
+        else:
+            super()._take(path, batch, future)
+
+    def _unpack(self, info: PathInfo, archive: Archive, batch: Batch) -> PathInfo | None:
+        known = self._wanted[info.path]
+        for field, said, wanted in (
+            ("NarHash", info.nar_hash, known.nar_hash),
+            ("NarSize", info.nar_size, known.nar_size),
+            ("References", frozenset(info.references), frozenset(known.references)),
+        ):
+            if said != wanted:
+                raise StoreError(f"{info.path}: {field}: the cache says something else here than to the controller")
+        return self._add(known, archive, batch)
 
 
 class _Counting:

@@ -67,6 +67,20 @@ def test_a_log_without_bz2_is_kept_as_it_is_and_read(tmp_path: Path, monkeypatch
     assert read_log(state, DRV) == "plain\n"
 
 
+def test_directories_of_logs_are_open_to_all_whatever_the_mask(tmp_path: Path) -> None:
+    state = str(tmp_path / "nix/var/nix")
+    before = os.umask(0o077)
+    try:
+        with BuildLog(log_path(state, DRV), lambda _: None) as log:
+            pass
+    finally:
+        os.umask(before)
+    above = Path(log.path).parents
+    assert {directory.name: f"{directory.stat().st_mode & 0o777:o}" for directory in above[:2]} == {
+        directory.name: "755" for directory in above[:2]
+    }
+
+
 def test_an_interrupted_log_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
     state = str(tmp_path / "nix/var/nix")
     path = Path(log_path(state, DRV))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from reconciler.core.build.machine import Machine
 from reconciler.core.build.realise import BuildEvent, BuildOptions, BuildsError, realise
 from reconciler.core.errors import BuildError, StoreError
 from reconciler.core.nix.derivation import Output
@@ -84,20 +86,47 @@ def test_inputs_of_what_is_valid_are_not_looked_at(store: Store, store_root: Pat
     away.rename(file)
 
 
-def test_builds_run_side_by_side(store: Store) -> None:
-    """Each of two builds prints until the other has printed: by themselves they would never end."""
-    heard = Heard()
-    drvs = [derivation(store, name, "echo here; sleep 1; touch $out") for name in ("one", "two")]
-    realise(store, drvs, BuildOptions(jobs=2, on_event=heard))
-    kinds = [event.kind for event in heard.events]
-    assert kinds.index("done") > max(index for index, kind in enumerate(kinds) if kind == "start")
+TIMED = "date +%s%N > $out; sleep 0.3; date +%s%N >> $out"
 
 
-def test_one_job_means_one_build_at_a_time(store: Store) -> None:
+def overlap(store: Store, drvs: list[StorePath]) -> bool:
+    """Whether any of these builds, of which each was TIMED, began before another one ended."""
+    times = [Path(store.real(output(store, drv))).read_text().split() for drv in drvs]
+    ordered = sorted((int(begin), int(end)) for begin, end in times)
+    return any(later[0] < earlier[1] for earlier, later in itertools.pairwise(ordered))
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_as_many_builds_run_side_by_side_as_there_are_jobs(store: Store, jobs: int) -> None:
+    drvs = [derivation(store, name, TIMED) for name in "abc"]
+    realise(store, drvs, BuildOptions(jobs=jobs))
+    assert overlap(store, drvs) == (jobs > 1)
+
+
+def test_the_next_build_runs_while_the_one_before_it_is_made_durable(store: Store) -> None:
     heard = Heard()
-    realise(store, [derivation(store, name, "touch $out") for name in "abc"], BuildOptions(on_event=heard))
+    drvs = [derivation(store, name, "touch $out") for name in "ab"]
+    after = derivation(store, "after", "touch $out", drvs)
+    realise(store, [after], BuildOptions(on_event=heard))
     kinds = [event.kind for event in heard.events if event.kind != "log"]
-    assert kinds == ["start", "done"] * 3
+    assert kinds == ["start", "start", "done", "done", "start", "done"]
+
+
+def test_what_needs_an_output_is_not_started_before_it_is_registered(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard = Heard()
+    base, top = chain(store, "base", "top")
+    other = derivation(store, "other", "touch $out")
+
+    def refuse(*_: object) -> None:
+        raise StoreError("the disk is full")
+
+    monkeypatch.setattr(Store, "register", refuse)
+    with pytest.raises(StoreError, match="the disk is full"):
+        realise(store, [top, other], BuildOptions(jobs=2, on_event=heard))
+    assert "top" not in heard.of("start")
+    assert not store.valid([output(store, base), output(store, other)])
 
 
 def test_a_failure_stops_what_runs_and_starts_nothing_new(store: Store, nix: RealNix) -> None:
@@ -210,6 +239,28 @@ UNSUPPORTED = {
     "checks of references": ({"disallowedReferences": "x"}, "uses 'disallowedReferences', which is not supported"),
     "a feature": ({"requiredSystemFeatures": "big-parallel kvm"}, "needs a builder with the features kvm"),
 }
+
+
+def test_a_machine_that_can_more_builds_more(store: Store) -> None:
+    special = derivation(store, "special", "touch $out", requiredSystemFeatures="gpu benchmark")
+    foreign = derivation(store, "foreign", "touch $out", system="sparc-linux")
+    machine = Machine(("sparc-linux",), ("gpu", "benchmark"))
+    realise(store, [special, foreign], BuildOptions(machine=machine))
+    assert store.is_valid(output(store, special))
+    assert store.is_valid(output(store, foreign))
+    usual = derivation(store, "usual", "touch $out", requiredSystemFeatures="big-parallel")
+    with pytest.raises(BuildError, match="needs a builder with the features big-parallel"):
+        realise(store, [usual], BuildOptions(machine=machine))
+
+
+def test_kvm_is_shown_to_a_build_that_requires_it_and_to_no_other(store: Store) -> None:
+    script = "if test -c /dev/kvm; then echo there; else echo none; fi > $out"
+    with_kvm = derivation(store, "with-kvm", script, requiredSystemFeatures="kvm")
+    without = derivation(store, "without", script)
+    realise(store, [with_kvm, without], BuildOptions(machine=Machine(features=("kvm",))))
+    there = "there\n" if os.path.exists("/dev/kvm") else "none\n"
+    assert Path(store.real(output(store, with_kvm))).read_text() == there
+    assert Path(store.real(output(store, without))).read_text() == "none\n"
 
 
 @pytest.mark.parametrize("what", UNSUPPORTED)

@@ -53,6 +53,15 @@ def test_what_is_registered_is_canonical_whatever_the_build_left(builder: Builde
     assert (top / "twin").lstat().st_nlink == 1
 
 
+def test_a_build_is_given_no_descriptor_but_its_input_and_its_log(builder: Builder) -> None:
+    done = builder.build('for each in /proc/$$/fd/*; do echo "${each##*/} $(readlink $each)"; done > $out')
+    found = dict(line.split() for line in Path(done["output"]).read_text().splitlines())
+    # The shell's own: the file that it writes to, and where it keeps its output meanwhile.
+    own = {number for number, target in found.items() if target.startswith(("/nix/store", "pipe:"))} - {"0", "1", "2"}
+    assert set(found) - own == {"0", "1", "2"}
+    assert found["0"] == "/dev/null"
+
+
 DENIED = {
     "the machine's passwords": ("cat /etc/shadow", "No such file or directory"),
     "a home": ("ls /root", "cannot access '/root'"),

@@ -87,6 +87,21 @@ def test_a_chain_of_thousands_of_derivations_is_hashed_without_recursion() -> No
     assert afresh == derivation.hash_modulo(last, known.__getitem__, cache)
 
 
+def test_a_text_that_was_made_once_is_of_this_derivation_alone() -> None:
+    drv = Derivation({"out": Output(None)}, {}, (), "s", "b", (), {"a": "1"})
+    twin = Derivation({"out": Output(None)}, {}, (), "s", "b", (), {"a": "1"})
+    text = drv.serialise()
+    assert drv.serialise() is text
+    assert (drv, hash_of(drv), repr(drv)) == (twin, hash_of(twin), repr(twin))
+    changed = replace(drv, environment={"a": '2\n"'})
+    assert changed.serialise() == text.replace(b'"1"', b'"2\\n\\""')
+    assert Derivation.parse(changed.serialise()) == changed
+
+
+def hash_of(drv: Derivation) -> str:
+    return str(drv.path("name"))
+
+
 def test_derivations_that_depend_on_each_other_are_refused() -> None:
     one, two = (StorePath.parse(f"/nix/store/{digit * 32}-x.drv") for digit in "12")
     graph = {

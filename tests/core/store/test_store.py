@@ -388,6 +388,34 @@ def test_derivations_are_written_with_their_outputs_and_nix_takes_them(store: St
     nix.verify()
 
 
+def test_derivations_that_are_added_are_checked_without_being_read_again(
+    store: Store, nix: RealNix, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: dict[StorePath, Derivation] = {}
+    for number in range(5):
+        name = f"step-{number}"
+        whole = derivation.with_outputs(simple(dict.fromkeys(made, ("out",))), name, made.__getitem__)
+        made[whole.path(name)] = whole
+    last = list(made)[-1]
+    wrong = replace(made[last], environment={**made[last].environment, "out": ""})
+    read: list[StorePath] = []
+    parse = Store._parse_derivation
+
+    def noted(self: Store, path: StorePath) -> Derivation:
+        read.append(path)
+        return parse(self, path)
+
+    monkeypatch.setattr(Store, "_parse_derivation", noted)
+    with store.batch() as batch:
+        for path, drv in made.items():
+            batch.add_derivation(drv, path.name.removesuffix(".drv"))
+    assert not read
+    with pytest.raises(StoreError, match="not those that follow from it"), store.batch() as batch:
+        batch.add_derivation(wrong, "step-4")
+    assert nix.output("nix-store", "-qR", str(last)).split() != []
+    nix.verify()
+
+
 def test_a_derivation_with_an_output_that_is_not_its_own_is_refused(store: Store, nix: RealNix) -> None:
     other = StorePath.parse("/nix/store/00000000000000000000000000000000-base")
     right = derivation.with_outputs(simple({}), "base", store.read_derivation)
