@@ -14,7 +14,7 @@ from reconciler.core.errors import ExitStatus, UsageError
 @click.option("--check", is_flag=True, help="Build a second time, in another place, and compare.")
 @click.option("--keep-failed", is_flag=True, help="Leave the directory of a build that fails, and name it.")
 @click.option("--system", metavar="SYSTEM", help="For this system (default: this machine's).")
-@click.option("--build-on", metavar="PLACE", default="", help="controller (default), or a host of the inventory.")
+@click.option("--build-on", metavar="PLACE", default="", help="controller, builders, or a host of the inventory.")
 @click.option("-j", "--jobs", type=Number("a number of jobs", 1024), help="Builds at a time (default: one a CPU).")
 @click.option("-K", "--ask-become-pass", is_flag=True, help="Ask for sudo's password on the builder beforehand.")
 @click.option("-u", "--user", metavar="NAME", help="Log in to the builder as NAME, whatever the inventory says.")

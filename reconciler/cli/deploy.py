@@ -43,7 +43,12 @@ if TYPE_CHECKING:
     "--build-on",
     metavar="PLACE",
     default="",
-    help="Where to build what is missing: controller, target or a host (default: as the inventory says, else here).",
+    help="Where to build what is missing: controller, target, builders or a host (default: as the inventory says).",
+)
+@click.option(
+    "--substitute-on",
+    type=OneOf(["controller", "target"], "PLACE"),
+    help="Who fetches from binary caches: controller or target (default: as the inventory says, else controller).",
 )
 @click.option("-m", "--message", default="", help="Why; kept in the history.")
 @click.option("--again", is_flag=True, help="Bring back what was rolled back.")
@@ -65,10 +70,14 @@ def command(*, as_json: bool, check: bool, diff: bool, yes: str | None, exit_cod
     from reconciler.fleet import deploy
 
     login, choice, consent = login_of(values), choice_of(values), Consent.parse(yes)
-    again = values.pop("again")
+    again, substitute_on = values.pop("again"), values.pop("substitute_on") or ""
     output = Output()
     request = deploy.DeployRequest(
-        selection_of(choice), action=Action(values.pop("action")), forks=login.forks, **values
+        selection_of(choice),
+        action=Action(values.pop("action")),
+        forks=login.forks,
+        substitute_on=substitute_on,
+        **values,
     )
     project = project_of(login, output)
     with progress(output, login.verbose) as observer:

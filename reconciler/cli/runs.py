@@ -33,8 +33,9 @@ def plan_view(prepared: Prepared, choice: Choice) -> PlanView:
         plan=plan,
         seconds=prepared.seconds,
         group=_group(project, prepared.pattern, tuple(host.host for host in plan.hosts)),
-        build_on=_places(prepared),
+        build_on=prepared.placement.all(host.host for host in plan.changing),
         builds=prepared.builds,
+        sites=prepared.sites,
         copy_bytes=prepared.copy_bytes,
         fetches=prepared.fetches,
         creates=(host_files.PROFILE_SH, host_files.TMPFILES),
@@ -48,11 +49,6 @@ def plan_view(prepared: Prepared, choice: Choice) -> PlanView:
         lock=age(tuple(project.lock.entries.values()), time.time()),
         unlocked=_unlocked(project),
     )
-
-
-def _places(prepared: Prepared) -> tuple[str, ...]:
-    """Where the hosts that change have their packages built, each place once."""
-    return tuple(dict.fromkeys(prepared.place(host.host) for host in prepared.plan.changing))
 
 
 def _unlocked(project: Project) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -24,6 +24,7 @@ from reconciler.core.agent.messages import (
 )
 from reconciler.core.agent.paths import from_message, to_message
 from reconciler.core.build.events import BuildEvent, BuildLimits
+from reconciler.core.build.machine import USUAL_FEATURES
 from reconciler.core.build.realise import BuildsError
 from reconciler.core.build.references import Scanner
 from reconciler.core.errors import BuildError, FormatError, ReconcilerError, StoreError, UnreachableError
@@ -34,6 +35,7 @@ from reconciler.core.store.batch import Batch
 from reconciler.core.store.path_info import PathInfo
 from reconciler.core.store.store import Store
 from reconciler.core.values import replace
+from reconciler.fleet.choosing import Maker
 from reconciler.fleet.project import Project
 from reconciler.fleet.repair_sources import Spool
 from reconciler.fleet.session import Session, as_ours
@@ -92,6 +94,10 @@ def order(store: Store, wanted: Sequence[StorePath]) -> Order:
     return Order(derivations, needed, frozenset(inputs))
 
 
+class NotHereError(BuildError):
+    """This builder cannot make it, and another one might."""
+
+
 @dataclass
 class Builder:
     """A host that builds for this run. A context manager: the login ends with it.
@@ -104,19 +110,21 @@ class Builder:
     jobs: int = 0
     keep_failed: bool = False
     limits: BuildLimits = field(default_factory=BuildLimits)
+    systems: tuple[str, ...] = ()
+    features: tuple[str, ...] = USUAL_FEATURES
     _lost: BuildError | None = None
 
     @classmethod
     def of(
         cls,
         project: Project,
-        host: str,
+        maker: Maker,
         jobs: int = 0,
         keep_failed: bool = False,
     ) -> Self:
         """`jobs`: builds at a time; 0: one for each CPU of the builder."""
-        session = Session(host, project.inventory.connection(host), project.connect)
-        return cls(session, jobs, keep_failed, project.settings.builds)
+        session = Session(maker.name, project.inventory.connection(maker.name), project.connect)
+        return cls(session, jobs, keep_failed, project.settings.builds, maker.systems or (), maker.features)
 
     def __enter__(self) -> Self:
         return self
@@ -128,15 +136,29 @@ class Builder:
     def host(self) -> str:
         return self.session.host
 
+    @property
+    def lost(self) -> bool:
+        """Whether it cannot be used any more in this run."""
+        return self._lost is not None
+
     def make(self, store: Store, wanted: Sequence[StorePath], heard: Callable[[BuildEvent], None]) -> None:
         """Make the outputs of derivations valid in `store`. BuildsError for those that could not be built, when all
         others are made; BuildError when the builder cannot be used."""
-        if not wanted:
-            return
+        if wanted:
+            with self._used():
+                self._make(store, wanted, heard)
+
+    def ready(self) -> None:
+        """Log in, where that has not been done. BuildError when the builder cannot be used."""
+        with self._used():
+            self._log_in()
+
+    @contextlib.contextmanager
+    def _used(self) -> Iterator[None]:
         if self._lost is not None:
             raise self._lost
         try:
-            self._make(store, wanted, heard)
+            yield
         except BuildError:
             raise
         except Exception as error:
@@ -180,15 +202,15 @@ class Builder:
     def _refused(self, placed: Order) -> dict[StorePath, BuildError]:
         """What this builder cannot build since it is of another system, by wanted derivation."""
         assert self.session.observation is not None
-        own = self.session.observation.system
-        errors = {}
+        own = (self.session.observation.system, *self.systems)
+        errors: dict[StorePath, BuildError] = {}
         for wanted, needed in placed.needed.items():
             for path in sorted(needed):
                 system = placed.derivations[path].system
-                if system not in (own, "builtin"):
-                    errors[wanted] = BuildError(
+                if system not in (*own, "builtin"):
+                    errors[wanted] = NotHereError(
                         f"{path.name.removesuffix('.drv')} is to be built on {system}, "
-                        f"and the builder {self.host} is {own}",
+                        f"and the builder {self.host} is {own[0]}",
                         f"build_on, or --build-on, names a host that is {system}",
                     )
         return errors
@@ -223,7 +245,13 @@ class Builder:
             heard(BuildEvent(kind, derivation, detail))
 
         request = RealiseRequest(
-            tuple(map(str, wanted)), self.jobs, self.keep_failed, keep_going=True, limits=self.limits.by_name()
+            tuple(map(str, wanted)),
+            self.jobs,
+            self.keep_failed,
+            keep_going=True,
+            limits=self.limits.by_name(),
+            systems=self.systems,
+            features=self.features,
         )
         try:
             reply = self.session.agent.realise(request, tell)

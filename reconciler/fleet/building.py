@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import tempfile
 from collections.abc import Sequence
@@ -14,10 +13,11 @@ from reconciler.core.errors import ReconcilerError, UsageError
 from reconciler.core.nix import nar
 from reconciler.core.nix.store_path import StorePath
 from reconciler.core.store.store import Store
-from reconciler.fleet.builders import Builder
+from reconciler.fleet.choosing import TARGET, Makers
 from reconciler.fleet.delivery import Workshop
 from reconciler.fleet.events import Observer
-from reconciler.fleet.places import CONTROLLER, TARGET, require_place
+from reconciler.fleet.places import require_builders, require_place
+from reconciler.fleet.pool import Pool
 from reconciler.fleet.project import Project
 from reconciler.packages.model import Package
 
@@ -65,11 +65,10 @@ def build(project: Project, request: BuildRequest, observer: Observer) -> tuple[
         _require_derivations(request, packages)
     require_place(project.inventory, request.build_on)
     limits = project.settings.builds
-    with project.open_store() as store, _builder(project, request) as builder:
+    require_builders(project, request.build_on, ())
+    with project.open_store() as store, _pool(project, request, observer) as pool:
         jobs = request.jobs or os.cpu_count() or 1
-        workshop = Workshop(
-            store, project.resolver, observer, jobs, request.keep_failed, limits=limits, builder=builder
-        )
+        workshop = Workshop(store, project.resolver, observer, jobs, request.keep_failed, limits=limits, pool=pool)
         done = set(workshop.build(packages))
         if request.check:
             # Also those that a cache had: only what is built here can be compared.
@@ -85,10 +84,11 @@ def build(project: Project, request: BuildRequest, observer: Observer) -> tuple[
         )
 
 
-def _builder(project: Project, request: BuildRequest) -> contextlib.AbstractContextManager[Builder | None]:
-    if request.build_on in ("", CONTROLLER):
-        return contextlib.nullcontext()
-    return Builder.of(project, request.build_on, request.jobs or 0, request.keep_failed)
+def _pool(project: Project, request: BuildRequest, observer: Observer) -> Pool:
+    makers = Makers.of(project.inventory, project.settings.builders)
+    return Pool(
+        project, makers, observer, otherwise=request.build_on, jobs=request.jobs, keep_failed=request.keep_failed
+    )
 
 
 def _require_derivations(request: BuildRequest, packages: Sequence[Package]) -> None:

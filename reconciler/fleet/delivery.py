@@ -17,29 +17,28 @@ from reconciler.core.nix.hashes import Hash
 from reconciler.core.nix.store_path import StorePath
 from reconciler.core.store.store import Store
 from reconciler.core.store.substitute import SubstituteEvent, substitute
-from reconciler.fleet.builders import Builder
+from reconciler.fleet.direct import Direct
 from reconciler.fleet.events import Observer
+from reconciler.fleet.pool import Pool
 from reconciler.fleet.rollout import HostRun
-from reconciler.fleet.targets import ProfileTarget, environment_graph, package_derivations
+from reconciler.fleet.sending import Bundle, send
+from reconciler.fleet.targets import ProfileTarget, environment_graph
 from reconciler.packages.instantiate import instantiate
 from reconciler.packages.model import Package
 from reconciler.packages.resolver import Resolver
 from reconciler.packages.substitution import fetchable
 
-# A host needs room for what it gets and for the database and directories that come with it.
-ROOM_FACTOR = 1.05
 NO_OTHER_LIMITS = BuildLimits()
+# Of one host: the profiles' paths, the derivations that it builds, the packages that it fetches.
+_Key = tuple[frozenset[str], frozenset[StorePath], frozenset[StorePath]]
 
 
 @dataclass(frozen=True)
-class Bundle:
-    """Store paths to be sent, references before referrers."""
+class Need:
+    """Packages that are needed together, by the path of what needs them."""
 
-    paths: tuple[PathMessage, ...]
-
-    @property
-    def bytes(self) -> int:
-        return sum(path.nar_size for path in self.paths)
+    path: StorePath
+    packages: tuple[Package, ...]
 
 
 @dataclass(frozen=True)
@@ -63,22 +62,18 @@ class Workshop:
         keep_failed: bool = False,
         *,
         limits: BuildLimits = NO_OTHER_LIMITS,
-        builder: Builder | None = None,
+        pool: Pool | None = None,
     ) -> None:
         """`jobs` builds at a time; `keep_failed`: leave the directory of a build that fails; `limits`: what each build
-        may use; `builder`: the host that makes packages, where that is not this controller."""
+        may use; `pool`: what makes packages, where that is not this controller alone."""
         self.store = store
         self._resolver = resolver
         self._observer = observer
         self._jobs = jobs
         self._keep_failed = keep_failed
         self._limits = limits
-        self._builder = builder
+        self._pool = pool
         self._built: list[StorePath] = []
-
-    def instantiate(self, targets: Sequence[ProfileTarget]) -> None:
-        """Write the derivations and sources of these targets' packages into the store."""
-        self.instantiate_packages([package for target in targets for package in target.packages])
 
     def instantiate_packages(self, packages: Sequence[Package]) -> None:
         """Write the derivations of packages, and what they are made from, into the store."""
@@ -105,7 +100,7 @@ class Workshop:
         lacking = [target for target in targets if not self.store.is_valid(target.path)]
         failures: dict[StorePath, ReconcilerError] = {}
         self._built = []
-        self._packages(lacking, failures)
+        self._packages([Need(target.path, target.packages) for target in lacking], failures)
         good = [target for target in lacking if target.path not in failures]
         # An environment's manifest refers to the packages, so it cannot be valid before they are.
         with self._told():
@@ -117,7 +112,14 @@ class Workshop:
                 self.store.add_tree(made.path.name, made.tree, made.references)
         return Made(packages, failures)
 
-    def _packages(self, targets: Sequence[ProfileTarget], failures: dict[StorePath, ReconcilerError]) -> None:
+    def ahead(self, packages: Sequence[Package]) -> Made:
+        """Make packages valid here; the failures by their derivations."""
+        failures: dict[StorePath, ReconcilerError] = {}
+        self._built = []
+        self._packages([Need(one.derivation, (one,)) for one in packages if one.derivation is not None], failures)
+        return Made(tuple(self._built), failures)
+
+    def _packages(self, targets: Sequence[Need], failures: dict[StorePath, ReconcilerError]) -> None:
         """Build the packages of `targets`, as far as they can be built."""
         try:
             self.build([package for target in targets for package in target.packages])
@@ -143,11 +145,11 @@ class Workshop:
         lacking = [package for package in packages if not self._has(package)]
         self.instantiate_packages(lacking)
         wanted = list(dict.fromkeys(one.derivation for one in lacking if one.derivation))
-        if self._builder is None:
+        if self._pool is None:
             self._realise(wanted, keep_going=True)
         else:
             with self._told():
-                self._builder.make(self.store, wanted, self._heard(self._builder.host))
+                self._pool.make(self.store, wanted, self._heard)
         return tuple(self._built[before:])
 
     def _has(self, package: Package) -> bool:
@@ -205,35 +207,6 @@ def _given(target: ProfileTarget) -> list[StorePath]:
     return [path for package in target.packages for path in package.paths]
 
 
-def send(run: HostRun, bundle: Bundle, read: Callable[[str], Iterator[bytes]], observer: Observer) -> int:
-    """Send what the host lacks of `bundle`; the number of bytes sent."""
-    agent = run.live.agent
-    lacking = set(agent.missing(MissingRequest(tuple(path.path for path in bundle.paths))).missing)
-    wanted = Bundle(tuple(path for path in bundle.paths if path.path in lacking))
-    if not wanted.paths:
-        return 0
-    _require_room(run, wanted.bytes)
-    done = 0
-
-    def sent(count: int) -> None:
-        nonlocal done
-        done += count
-        observer.copying(run.plan.host, done, wanted.bytes)
-
-    agent.import_paths(wanted.paths, read, sent)
-    return wanted.bytes
-
-
-def _require_room(run: HostRun, size: int) -> None:
-    observed = run.plan.observation
-    if observed is not None and size * ROOM_FACTOR > observed.store_free:
-        needed, free = size / 2**20, observed.store_free / 2**20
-        raise StoreError(
-            f"{run.plan.host}: {needed:.1f} MiB are to be copied, and {free:.1f} MiB are free",
-            hint="make room on the file system of /nix",
-        )
-
-
 class FromHere:
     """Delivery of targets that were realised in the controller's store."""
 
@@ -268,35 +241,56 @@ class BuiltThere:
         observer: Observer,
         told: Callable[[ReconcilerError], ReconcilerError],
         *,
+        there: Mapping[str, frozenset[StorePath]],
+        direct: Direct,
         limits: BuildLimits = NO_OTHER_LIMITS,
     ) -> None:
-        """`told` says of a host's error what the inventory has to do with it; `limits`: what each build may use."""
+        """`told` says of a host's error what the inventory has to do with it; `there`: by host, the packages that it
+        builds for itself; `direct` knows those that it fetches; all others are valid here, or come from caches only
+        this controller can ask; `limits`: what each build may use."""
         self._workshop = workshop
         self._targets = targets
         self._jobs = jobs
         self._observer = observer
         self._told = told
         self._limits = limits
-        self._bundles: dict[frozenset[str], Bundle] = {}
+        self._there = there
+        self._direct = direct
+        self._bundles: dict[_Key, Bundle] = {}
         self.sent: dict[str, int] = {}
 
     def prepare(self, runs: Iterable[HostRun]) -> None:
         for run in runs:
-            wanted = _wanted(run)
-            if wanted in self._bundles:
+            host, there = run.plan.host, self._there[run.plan.host]
+            needed = [package for path in _wanted(run) for package in self._targets[path].packages]
+            packages = [package for package in needed if not self._direct.has(host, package)]
+            built = [package for package in packages if package.derivation in there]
+            self._direct.prepare(host, needed, built)
+            key = self._key(run)
+            if key in self._bundles:
                 continue
-            targets = [self._targets[path] for path in wanted]
-            self._workshop.instantiate(targets)
-            given = [path for t in targets for p in t.packages if p.derivation is None for path in p.paths]
-            self._bundles[wanted] = self._workshop.bundle([*package_derivations(targets), *given])
+            fetched = [package for package in packages if package.derivation is None]
+            self._workshop.instantiate_packages([*built, *fetched])
+            given = [path for package in packages if package.derivation not in there for path in package.paths]
+            self._bundles[key] = self._workshop.bundle([*there, *given])
+
+    def _key(self, run: HostRun) -> _Key:
+        """What decides on what is sent to a host."""
+        host = run.plan.host
+        needed = {package for path in _wanted(run) for package in self._targets[path].packages}
+        had = frozenset(package.output for package in needed if self._direct.has(host, package))
+        return _wanted(run), self._there[host], had
 
     def __call__(self, run: HostRun) -> None:
         targets = [self._targets[path] for path in sorted(_wanted(run))]
         agent = run.live.agent
         paths = MissingRequest(tuple(sorted(_wanted(run))))
         if agent.missing(paths).missing:
-            self.sent[run.plan.host] = send(run, self._bundles[_wanted(run)], self._workshop.nar, self._observer)
-            self._build(run, package_derivations(targets))
+            there = self._there[run.plan.host]
+            bundle = self._bundles[self._key(run)]
+            self._direct.fetch(run)
+            self.sent[run.plan.host] = send(run, bundle, self._workshop.nar, self._observer)
+            self._build(run, sorted(there))
             self._send_from_memory(run, [made for target in targets for made in _environment_parts(target)])
             try:
                 self._build(run, [target.environment.drv_path for target in targets])

@@ -14,13 +14,14 @@ from reconciler.core.profile.environment import CollisionError
 from reconciler.core.profile.names import ProfileId
 from reconciler.fleet import ask, delivery
 from reconciler.fleet.adoption import judged
+from reconciler.fleet.choosing import TARGET
 from reconciler.fleet.events import Observer, Phase
 from reconciler.fleet.executor import Threads
-from reconciler.fleet.foresight import foresee, told, wanted_paths, wanted_targets
+from reconciler.fleet.foresight import foresee, packages_of, told, wanted_paths, wanted_targets
 from reconciler.fleet.journal import Journal
 from reconciler.fleet.locking import require_locked
 from reconciler.fleet.outcomes import Event, State
-from reconciler.fleet.places import TARGET, Crew, Crews, crews, places
+from reconciler.fleet.places import Crew, Crews, crews, fetch_there, placement, require_place
 from reconciler.fleet.plan import HostPlan, Plan, plan_host
 from reconciler.fleet.prepared import Prepared
 from reconciler.fleet.project import Project, who
@@ -34,7 +35,8 @@ from reconciler.fleet.targets import Targets, resolve
 
 @dataclass(frozen=True)
 class DeployRequest:
-    """What was asked for on the command line. `build_on` is empty where the inventory is to say it."""
+    """What was asked for on the command line. `build_on` and `substitute_on` are empty where the inventory is to say
+    it."""
 
     selection: Selection
     action: Action = Action.SWITCH
@@ -44,10 +46,13 @@ class DeployRequest:
     all_or_nothing: bool = False
     locked: bool = False
     adopt: bool = False
+    substitute_on: str = ""
 
     def __post_init__(self) -> None:
         if self.action is Action.BUILD and self.build_on == TARGET:
             raise UsageError("--action build stays on the controller", hint="leave out --build-on target")
+        if self.action is Action.BUILD and self.substitute_on == TARGET:
+            raise UsageError("--action build stays on the controller", hint="leave out --substitute-on target")
 
     @property
     def empties(self) -> bool:
@@ -64,15 +69,16 @@ def prepare(project: Project, request: DeployRequest, observer: Observer) -> Pre
     """Resolve and probe; nothing is changed anywhere."""
     hosts = request.selection.names(project.inventory)
     request.selection.require_declared(project.inventory, hosts)
-    by_host = places(project.inventory, hosts, request.build_on, request.action.reaches_hosts)
+    require_place(project.inventory, request.build_on)
     targets = _selected(resolve(project.inventory, project.resolver, hosts), request)
+    placed = placement(project, hosts, request.build_on, request.action.reaches_hosts)
     if request.locked:
         require_locked(project)
     facts = _facts(project, request)
     executor = Threads(project.forks(request.forks))
     if not request.action.reaches_hosts:
         plan = Plan(tuple(HostPlan(host, State.PLANNED) for host in hosts))
-        prepared = Prepared(project, facts, plan, {}, executor, request.selection.hosts, by_host, targets)
+        prepared = Prepared(project, facts, plan, {}, executor, request.selection.hosts, placed, targets)
         foresee(prepared)
         return prepared
     sessions = {host: Session(host, project.inventory.connection(host), project.connect) for host in hosts}
@@ -87,10 +93,11 @@ def prepare(project: Project, request: DeployRequest, observer: Observer) -> Pre
         sessions,
         executor,
         request.selection.hosts,
-        by_host,
+        placed,
         targets,
         seconds=time.monotonic() - started,
         adopt=request.adopt,
+        fetch_there=fetch_there(project.inventory, hosts, request.substitute_on),
     )
     protected = [host for host in hosts if project.inventory.protected(host)]
     prepared.question = ask.about_deploy(prepared.plan, request.action, request.selection.hosts, protected)
@@ -112,11 +119,9 @@ def execute(prepared: Prepared, observer: Observer) -> Report:
 
 def _deploy(prepared: Prepared, runs: list[HostRun], observer: Observer, recorder: Recorder) -> None:
     facts, project = prepared.facts, prepared.project
-    by_path = prepared.targets.by_path() if prepared.targets else {}
-    by_host = {run.plan.host: prepared.place(run.plan.host) for run in runs}
     with (
         project.open_store() as store,
-        crews(project, store, by_host, by_path, observer, told=lambda error: told(prepared, error)) as builders,
+        crews(prepared, store, observer, told=lambda error: told(prepared, error)) as builders,
     ):
         rollout = Rollout(facts, runs, prepared.executor, observer, builders)
         recorder.begin(rollout)
@@ -132,11 +137,14 @@ def _deploy(prepared: Prepared, runs: list[HostRun], observer: Observer, recorde
 def _realise(builders: Crews, prepared: Prepared, rollout: Rollout, observer: Observer) -> None:
     """Make what the hosts need, here and on builders. A host whose packages cannot all be made is left out."""
     crews_at_work = [
-        (crew, [run for run in rollout.having(State.PLANNED) if run.plan.host in crew.hosts])
-        for crew in builders.all
-        if crew.realises
+        (crew, [run for run in rollout.having(State.PLANNED) if run.plan.host in crew.hosts]) for crew in builders.all
     ]
-    hosts = tuple(run.plan.host for _, runs in crews_at_work for run in runs)
+    hosts = tuple(
+        run.plan.host
+        for crew, runs in crews_at_work
+        for run in runs
+        if crew.realises or crew.ahead(run.plan.host, packages_of(prepared, run.plan))
+    )
     if not hosts:
         return
     observer.phase_begins(Phase.REALISE, hosts)
@@ -146,6 +154,8 @@ def _realise(builders: Crews, prepared: Prepared, rollout: Rollout, observer: Ob
 
 
 def _realise_for(crew: Crew, runs: list[HostRun], prepared: Prepared) -> delivery.Made:
+    if not crew.realises:
+        return _realise_ahead(crew, runs, prepared)
     try:
         made = crew.workshop.realise(wanted_targets(prepared, crew.hosts))
     except CollisionError as error:
@@ -156,6 +166,18 @@ def _realise_for(crew: Crew, runs: list[HostRun], prepared: Prepared) -> deliver
         if failure is None:
             run.happen(Event.REALISED)
         else:
+            run.fail(failure)
+    return made
+
+
+def _realise_ahead(crew: Crew, runs: list[HostRun], prepared: Prepared) -> delivery.Made:
+    """Make what hosts that build for themselves are not to build. One whose part cannot be made is left out."""
+    ahead = {run.plan.host: crew.ahead(run.plan.host, packages_of(prepared, run.plan)) for run in runs}
+    made = crew.workshop.ahead([package for packages in ahead.values() for package in packages])
+    for run in runs:
+        failed = [made.failures.get(one.derivation) for one in ahead[run.plan.host] if one.derivation is not None]
+        failure = next((one for one in failed if one is not None), None)
+        if failure is not None:
             run.fail(failure)
     return made
 

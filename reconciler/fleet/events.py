@@ -29,7 +29,7 @@ class Observer(Protocol):
     def host_changed(self, host: str, state: State, detail: str) -> None: ...
 
     def copying(self, host: str, done: int, total: int) -> None:
-        """`done` of `total` bytes have been sent to `host`."""
+        """`done` of `total` bytes have come to `host`, from here or from caches."""
 
     def building(self, where: str, event: BuildEvent) -> None:
         """`where` is `here`, or a host's name."""

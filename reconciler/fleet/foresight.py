@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from reconciler.core.agent.messages import ObserveRequest
 from reconciler.core.errors import BuildError, Faults, ReconcilerError, StoreError, UsageError
@@ -14,10 +14,13 @@ from reconciler.core.profile.environment import CollisionError, EnvironmentPlan,
 from reconciler.core.profile.names import ProfileId
 from reconciler.core.store.binary_cache import Offer
 from reconciler.core.store.store import Store
+from reconciler.fleet.choosing import TARGET, Makers
 from reconciler.fleet.declared import Declared, declared, located
 from reconciler.fleet.plan import HostPlan
 from reconciler.fleet.prepared import Fetches, Prepared
+from reconciler.fleet.siting import Outlook, siting
 from reconciler.fleet.targets import ProfileTarget, environment_graph, package_derivations
+from reconciler.inventory.desired import Position
 from reconciler.packages.instantiate import cached
 from reconciler.packages.model import Graph, Package
 from reconciler.packages.sources import CachedPath, GivenPath
@@ -44,7 +47,9 @@ def foresee(prepared: Prepared) -> None:
 def _foresee(prepared: Prepared, wanted: Sequence[ProfileTarget], store: Store | None) -> None:
     _require_given(prepared, store)
     graph = prepared.project.resolver.graph(package for target in wanted for package in target.packages)
+    whole = graph
     graph = _foresee_fetches(prepared, graph, wanted, store)
+    _foresee_sites(prepared, whole, graph, store)
     prepared.builds = to_be_built(store, graph | environment_graph(target.environment for target in wanted))
     if store is None:
         return
@@ -68,6 +73,45 @@ def wanted_paths(prepared: Prepared, host: HostPlan) -> tuple[str, ...]:
     if prepared.targets is not None and not prepared.facts.action.reaches_hosts:
         return tuple(str(target.path) for target in prepared.targets.hosts[host.host].values())
     return tuple(change.to for change in host.changes if change.to)
+
+
+def packages_of(prepared: Prepared, host: HostPlan) -> list[Package]:
+    """The packages of the profiles that a host changes to."""
+    if prepared.targets is None:
+        return []
+    by_path = prepared.targets.by_path()
+    found = {package.output: package for path in wanted_paths(prepared, host) for package in by_path[path].packages}
+    return list(found.values())
+
+
+def _foresee_sites(prepared: Prepared, whole: Graph, left: Graph, store: Store | None) -> None:
+    """Fill in where what is `left` of the `whole` graph will be built. Faults for what nobody can build."""
+    project = prepared.project
+    needed = {host.host: packages_of(prepared, host) for host in prepared.plan.changing}
+    fetched = frozenset(whole.derivations.keys() - left.derivations.keys())
+    outlook = Outlook(whole, fetched, lambda path: store is not None and store.is_valid(path))
+    makers = Makers.of(project.inventory, project.settings.builders)
+    found = siting(needed, prepared.placement, makers, outlook)
+    prepared.sites = found.sites
+    if found.nobody:
+        raise Faults(_nobody(prepared, found.nobody))
+
+
+def _nobody(prepared: Prepared, nobody: Mapping[StorePath, tuple[str, str]]) -> list[UsageError]:
+    """What nobody can build, with the lines of the inventory that ask for it and their hosts."""
+    project = prepared.project
+    asked: dict[tuple[StorePath, Position, str], list[str]] = {}
+    for host in prepared.plan.changing:
+        for profile in prepared.targets.hosts[host.host] if prepared.targets else ():
+            for each in declared(project.inventory, project.resolver, host.host, profile):
+                needed = project.resolver.graph([each.package]).derivations
+                for path in nobody:
+                    if path in needed and prepared.placement.of(host.host, each.package.derivation or path) != TARGET:
+                        asked.setdefault((path, each.position, each.entry.reference), []).append(host.host)
+    return [
+        UsageError(f"{position}: {reference} of {', '.join(hosts)}: {nobody[path][0]}", nobody[path][1])
+        for (path, position, reference), hosts in asked.items()
+    ]
 
 
 def to_be_built(store: Store | None, graph: Graph) -> tuple[str, ...]:
@@ -152,7 +196,7 @@ def _foresee_fetches(prepared: Prepared, graph: Graph, wanted: Sequence[ProfileT
     """Fill in what comes from caches; the part of the graph that is still to be built."""
     by_caches = cached(graph, store)
     own = prepared.project.resolver.caches
-    if own is not None and not all(prepared.place(host.host) == "target" for host in prepared.plan.changing):
+    if own is not None and not _all_there(prepared):
         try:
             outputs = fetchable(graph, package_derivations(wanted), store, own)
         except StoreError:
@@ -166,6 +210,15 @@ def _foresee_fetches(prepared: Prepared, graph: Graph, wanted: Sequence[ProfileT
     sizes = (offer.narinfo.file_size or offer.narinfo.nar_size for offer in offers.values())
     prepared.fetches = Fetches(len(offers), sum(sizes))
     return graph
+
+
+def _all_there(prepared: Prepared) -> bool:
+    """Whether hosts build all that they need for themselves, and fetch nothing of it: no cache is asked for that."""
+    return not any(host.host in prepared.fetch_there for host in prepared.plan.changing) and all(
+        package.derivation is None or prepared.placement.of(host.host, package.derivation) == TARGET
+        for host in prepared.plan.changing
+        for package in packages_of(prepared, host)
+    )
 
 
 def _less(graph: Graph, derivations: Iterable[StorePath], fetched: set[StorePath]) -> Graph:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
 from reconciler.core.agent.messages import HistoryEntry
 from reconciler.fleet.ask import NOTHING_TO_ASK, Question
+from reconciler.fleet.choosing import Placement
 from reconciler.fleet.events import Observer
 from reconciler.fleet.executor import Executor
 from reconciler.fleet.plan import Plan
@@ -29,6 +29,14 @@ class Fetches:
 NO_FETCHES = Fetches()
 
 
+@dataclass(frozen=True)
+class Site:
+    """Builds, by their names, that any of `places` may make: `controller`, `target` (each host) or hosts' names."""
+
+    places: tuple[str, ...]
+    builds: tuple[str, ...]
+
+
 @dataclass
 class Prepared:
     """The plan, with the logins that it was made over. Leaving the `with` block ends them.
@@ -37,8 +45,10 @@ class Prepared:
     would be copied, where all of it is in this
     controller's store already. `nothing`: by host, why a rollback has nothing to do there. `told`: what a host's
     history says of the deployment that a rollback undoes. `seconds`: how long the probe took.
-    `places`: by host, where what it needs is built: `controller`, `target` or a host's name.
-    `adopt`: whether what something else made may be replaced.
+    `placement`: where what each host needs is built; `sites`: which builds would be made where, as far as they are
+    made elsewhere than in the environments of profiles. `notes`: what went wrong beside the hosts, for the report.
+    `adopt`: whether what something else made may be replaced. `fetch_there`: the hosts that fetch from caches by
+    themselves.
     """
 
     project: Project
@@ -47,16 +57,19 @@ class Prepared:
     sessions: dict[str, Session]
     executor: Executor
     pattern: str = ""
-    places: Mapping[str, str] = field(default_factory=dict)
+    placement: Placement = field(default_factory=Placement)
     targets: Targets | None = None
     question: Question = NOTHING_TO_ASK
     builds: tuple[str, ...] = ()
+    sites: tuple[Site, ...] = ()
     fetches: Fetches = NO_FETCHES
     copy_bytes: dict[str, int] = field(default_factory=dict)
     nothing: dict[str, str] = field(default_factory=dict)
     told: HistoryEntry | None = None
     seconds: float = 0.0
+    notes: list[str] = field(default_factory=list)
     adopt: bool = False
+    fetch_there: frozenset[str] = frozenset()
 
     def __enter__(self) -> Self:
         return self
@@ -73,10 +86,6 @@ class Prepared:
     @property
     def id(self) -> str:
         return self.facts.id
-
-    def place(self, host: str) -> str:
-        """Where what `host` needs is built."""
-        return self.places.get(host, "controller")
 
     def runs(self, observer: Observer) -> list[HostRun]:
         return [HostRun(host, self.sessions.get(host.host), observer) for host in self.plan.hosts]

@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from reconciler.core.agent import mounts
-from reconciler.core.errors import StoreError
+from reconciler.core.errors import Faults, StoreError
 from reconciler.core.nix.store_path import STORE_DIR
 from reconciler.core.store.store import Store
+from reconciler.inventory.builders import check_builders
 from reconciler.inventory.inventory import Inventory, load
 from reconciler.inventory.sets import RecipesSet
 from reconciler.inventory.settings import Settings, find_inventory, load_settings, project_directory
@@ -72,6 +73,8 @@ def open_project(
     directory = project_directory(where, cwd)
     loaded = load(where)
     settings = load_settings(directory)
+    if strangers := check_builders(settings.builders, loaded.hosts):
+        raise Faults(strangers)
     sets = PackageSets(settings.sets, settings.caches, cache_directory(environment))
     lock = locks.load(locks.lock_file(loaded.directory), shown(locks.lock_file(loaded.directory), cwd))
     return Project(

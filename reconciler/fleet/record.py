@@ -74,7 +74,8 @@ class Recorder:
         facts = self._prepared.facts
         seconds = time.monotonic() - self._started
         hosts = tuple(run.report() for run in runs)
-        notes = self._try_to_write(hosts, finished=True)
+        told = [note for run in runs for note in run.notes]
+        notes = (*self._prepared.notes, *told, *self._try_to_write(hosts, finished=True))
         return Report(
             facts.id, facts.kind, facts.who, facts.message, facts.action.value, hosts, seconds, facts.undoes, notes
         )

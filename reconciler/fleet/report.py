@@ -46,7 +46,8 @@ class ProfileReport:
 @dataclass(frozen=True)
 class HostReport:
     """How one host ended. `detail` says why when that is not plain; `probed`: `now` was read from the host after the
-    run changed it, or nothing was changed since the probe."""
+    run changed it, or nothing was changed since the probe. `sent`: bytes of archives that it got from the controller,
+    `fetched`: those that it got from binary caches by itself."""
 
     host: str
     state: State
@@ -55,6 +56,8 @@ class HostReport:
     hint: str = ""
     probed: bool = True
     partial: bool = False
+    sent: int = 0
+    fetched: int = 0
 
     @property
     def status(self) -> ExitStatus:
@@ -70,6 +73,8 @@ class HostReport:
             "hint": self.hint,
             "probed": self.probed,
             "partial": self.partial,
+            "sent": self.sent,
+            "fetched": self.fetched,
         }
 
     @classmethod
@@ -83,6 +88,8 @@ class HostReport:
             value["hint"],
             value["probed"],
             value["partial"],
+            value.get("sent", 0),
+            value.get("fetched", 0),
         )
 
 

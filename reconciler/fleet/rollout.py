@@ -55,7 +55,8 @@ class RunFacts:
 
 @dataclass
 class HostRun:
-    """One host on its way through the run."""
+    """One host on its way through the run. `sent`: bytes of archives that it got from here, `fetched`: those that it
+    got from caches by itself; `notes`: what the report is to say beside its state."""
 
     plan: HostPlan
     session: Session | None
@@ -68,6 +69,9 @@ class HostRun:
     now: dict[str, GenerationRef | None] = field(default_factory=dict)
     probed: bool = True
     staged_at: float = 0.0
+    sent: int = 0
+    fetched: int = 0
+    notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.state = self.plan.state
@@ -106,7 +110,17 @@ class HostRun:
         profiles = tuple(self._profile(name, planned.get(name)) for name in sorted(planned.keys() | self.now.keys()))
         detail = self.detail or "; ".join(f"{name}: {problem}" for name, problem in self.problems.items())
         partial = bool(self.problems) and self.state not in (State.FAILED, State.UNREACHABLE)
-        return HostReport(self.plan.host, self.state, profiles, detail, self.hint, self.probed, partial)
+        return HostReport(
+            self.plan.host,
+            self.state,
+            profiles,
+            detail,
+            self.hint,
+            self.probed,
+            partial,
+            sent=self.sent,
+            fetched=self.fetched,
+        )
 
     def _profile(self, name: str, change: ProfileChangePlan | None) -> ProfileReport:
         now = self.now.get(name)

@@ -34,12 +34,14 @@ class Origin:
 
 @dataclass(frozen=True)
 class PackageEntry:
-    """One wanted package: `name` is the key of the merge rule, `reference` what is resolved (`nginx@1.24`)."""
+    """One wanted package: `name` is the key of the merge rule, `reference` what is resolved (`nginx@1.24`), `build_on`
+    where it is built, empty where the host's place counts."""
 
     name: str
     reference: str
     origin: Origin
     priority: int = 5
+    build_on: str = ""
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,8 @@ class ProfileSpec:
 class DesiredState:
     """What one host shall hold. `system` is None where the inventory leaves the host's system alone; `places` are the
     profiles called `default`, and those at a path. `keep`: how many generations of each, None where nothing is said.
-    `build_on`: `controller`, `target` or a host, empty where nothing is said."""
+    `build_on`: `controller`, `target`, `builders` or a host, empty where nothing is said.
+    `substitute_on`: who fetches from caches, `controller` or `target`, empty where nothing is said."""
 
     host: str
     architecture: str
@@ -62,6 +65,7 @@ class DesiredState:
     places: Mapping[str, ProfileSpec] = field(default_factory=dict)
     keep: Retention | None = None
     build_on: str = ""
+    substitute_on: str = ""
 
     @property
     def profiles(self) -> Mapping[ProfileId, ProfileSpec]:

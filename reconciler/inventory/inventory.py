@@ -86,7 +86,8 @@ class Inventory:
         places = {profile_id(key).place: profiles.pop(key) for key in list(profiles) if key.startswith(PLACE)}
         keep = merged.keep.retention if merged.keep is not None else None
         build_on = merged.build_on.text if merged.build_on is not None else ""
-        return DesiredState(host, merged.architecture, system, profiles, places, keep, build_on)
+        substitute_on = merged.substitute_on.text if merged.substitute_on is not None else ""
+        return DesiredState(host, merged.architecture, system, profiles, places, keep, build_on, substitute_on)
 
     def dropped(self, host: str) -> tuple[Dropped, ...]:
         """The entries that reach a host from farther away and that `drop` takes from it."""
@@ -127,12 +128,19 @@ class Inventory:
 
 
 def _check_builders(merged: Mapping[str, Merged], log: FaultLog) -> None:
-    """`build_on` names a host, or one of the two places that are called otherwise; each place that does not, once."""
-    said = {each.build_on for each in merged.values() if each.build_on is not None}
-    for origin in sorted(said, key=lambda origin: origin.position):
-        if origin.text not in (*BUILD_PLACES, *merged):
-            hint = did_you_mean(origin.text, [*BUILD_PLACES, *merged]) or f"{' or '.join(BUILD_PLACES)}, or a host"
-            log.add(InputError(origin.position, f"build_on: no host is called '{origin.text}'", hint))
+    """`build_on` names a host, or one of the places that are called otherwise; each place that does not, once."""
+    said = {(each.build_on.position, each.build_on.text) for each in merged.values() if each.build_on is not None}
+    said |= {
+        (entry.origin.position, entry.build_on)
+        for each in merged.values()
+        for entries in each.packages.values()
+        for entry in entries.values()
+        if entry.build_on
+    }
+    for position, place in sorted(said):
+        if place not in (*BUILD_PLACES, *merged):
+            hint = did_you_mean(place, [*BUILD_PLACES, *merged]) or f"{', '.join(BUILD_PLACES)}, or a host"
+            log.add(InputError(position, f"build_on: no host is called '{place}'", hint))
 
 
 def _sources(given: str, log: FaultLog) -> list[str]:

@@ -32,6 +32,7 @@ from reconciler.inventory.schema import (
     place_name,
     priority_number,
     read_wanted,
+    substitute_place,
     user_name,
 )
 from reconciler.inventory.templates import is_template
@@ -86,6 +87,7 @@ class Resolved:
     architecture: Origin | None = None
     keep: Kept | None = None
     build_on: Origin | None = None
+    substitute_on: Origin | None = None
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,7 @@ class Merged:
     faults: tuple[tuple[InputError, bool], ...]  # and whether the hosts go onto the message's last line
     keep: Kept | None = None
     build_on: Origin | None = None
+    substitute_on: Origin | None = None
 
 
 def resolve_fixed(block: Block, log: FaultLog) -> Resolved:
@@ -138,7 +141,15 @@ class _Resolver:
             for name in self._each(place_name, key):
                 self._drops.append(Drop(PLACE + name, "", self._origin(key, name)))
         packages = {user: tuple(entries) for user, entries in self._packages.items()}
-        return Resolved(packages, self._users, tuple(self._drops), self._architecture(), self._keep(), self._build_on())
+        return Resolved(
+            packages,
+            self._users,
+            tuple(self._drops),
+            self._architecture(),
+            self._keep(),
+            self._place(self._block.build_on, build_place),
+            self._place(self._block.substitute_on, substitute_place),
+        )
 
     def _profile(self, user: str, block: ProfileBlock) -> None:
         if block.packages is not None:
@@ -177,18 +188,20 @@ class _Resolver:
             priority = DEFAULT_PRIORITY
             if wanted.priority is not None:
                 priority = priority_number(self._text(wanted.priority), wanted.priority)
-            return PackageEntry(name, reference, self._origin(scalar, reference), priority)
+            place = ""
+            if wanted.build_on is not None:
+                place = build_place(self._text(wanted.build_on), wanted.build_on)
+            return PackageEntry(name, reference, self._origin(scalar, reference), priority, place)
 
-        return self._each(entry, wanted.reference, wanted.priority)
+        return self._each(entry, wanted.reference, wanted.priority, wanted.build_on)
 
     def _architecture(self) -> Origin | None:
         scalar = self._block.architecture
         named = [] if scalar is None else self._each(architecture_name, scalar)
         return None if scalar is None or not named else self._origin(scalar, named[0])
 
-    def _build_on(self) -> Origin | None:
-        scalar = self._block.build_on
-        named = [] if scalar is None else self._each(build_place, scalar)
+    def _place(self, scalar: Scalar | None, parse: Callable[[str, Scalar], str]) -> Origin | None:
+        named = [] if scalar is None else self._each(parse, scalar)
         return None if scalar is None or not named else self._origin(scalar, named[0])
 
     def _keep(self) -> Kept | None:
@@ -224,10 +237,13 @@ class _Merger:
         self._faults: list[tuple[InputError, bool]] = []
         self._keep: Kept | None = None
         self._build_on: Origin | None = None
+        self._substitute_on: Origin | None = None
 
     def merged(self) -> Merged:
         dropped, faults = tuple(self._dropped), tuple(self._faults)
-        return Merged(self._architecture, self._packages, dropped, faults, self._keep, self._build_on)
+        return Merged(
+            self._architecture, self._packages, dropped, faults, self._keep, self._build_on, self._substitute_on
+        )
 
     def add(self, layer: Sequence[Resolved]) -> None:
         declared = _by_name(layer)
@@ -246,7 +262,9 @@ class _Merger:
             self._put(user, name, same)
         self._set_architecture(sorted((b.architecture for b in layer if b.architecture), key=lambda o: o.position))
         self._set_keep(sorted((b.keep for b in layer if b.keep), key=lambda kept: kept.origin.position))
-        self._set_build_on(sorted((b.build_on for b in layer if b.build_on), key=lambda o: o.position))
+        self._build_on = self._place("build_on", [block.build_on for block in layer]) or self._build_on
+        fetched = self._place("substitute_on", [block.substitute_on for block in layer])
+        self._substitute_on = fetched or self._substitute_on
 
     def _drop_package(self, drop: Drop, declared: Mapping[tuple[str, str], list[PackageEntry]]) -> None:
         held = self._packages.get(drop.user, {})
@@ -281,7 +299,7 @@ class _Merger:
 
     def _put(self, user: str, name: str, entries: list[PackageEntry]) -> None:
         # Equal entries are one: the first place that says it is its origin.
-        distinct = {(entry.reference, entry.priority): entry for entry in reversed(entries)}
+        distinct = {(entry.reference, entry.priority, entry.build_on): entry for entry in reversed(entries)}
         if len(distinct) > 1:
             self._faults.append((_declared_twice(f"'{name}'{_of(user)}", _described(entries)), True))
         before = self._packages[user].get(name)
@@ -297,11 +315,12 @@ class _Merger:
         if said:
             self._architecture = said[0].text
 
-    def _set_build_on(self, said: Sequence[Origin]) -> None:
+    def _place(self, key: str, given: Iterable[Origin | None]) -> Origin | None:
+        """What one layer says by `build_on` or `substitute_on`."""
+        said = sorted(filter(None, given), key=lambda origin: origin.position)
         if len({origin.text for origin in said}) > 1:
-            self._faults.append((_declared_twice("'build_on'", [(origin, origin.text) for origin in said]), True))
-        if said:
-            self._build_on = said[0]
+            self._faults.append((_declared_twice(f"'{key}'", [(origin, origin.text) for origin in said]), True))
+        return said[0] if said else None
 
     def _set_keep(self, said: Sequence[Kept]) -> None:
         if len({kept.retention for kept in said}) > 1:
@@ -347,8 +366,11 @@ def profile_id(user: str) -> ProfileId:
 
 
 def _described(entries: Sequence[PackageEntry]) -> list[tuple[Origin, str]]:
-    plain = len({entry.reference for entry in entries}) > 1
-    return [(e.origin, e.reference if plain else f"{e.reference} (priority {e.priority})") for e in entries]
+    if len({entry.reference for entry in entries}) > 1:
+        return [(entry.origin, entry.reference) for entry in entries]
+    if len({entry.priority for entry in entries}) > 1:
+        return [(entry.origin, f"{entry.reference} (priority {entry.priority})") for entry in entries]
+    return [(e.origin, f"{e.reference} (build_on {e.build_on})" if e.build_on else e.reference) for e in entries]
 
 
 def _declared_twice(what: str, said: Sequence[tuple[Origin, str]]) -> InputError:

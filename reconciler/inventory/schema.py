@@ -4,7 +4,8 @@ desired:
   system: ARCHITECTURE
   packages: [PACKAGE, ...]            or one template that evaluates to such a list
   keep: {generations: N, days: N}
-  build_on: PLACE_OF_BUILDS           controller, target, or a host of the inventory
+  build_on: PLACE_OF_BUILDS           controller, target, builders, or a host of the inventory
+  substitute_on: controller | target  who fetches from binary caches
   drop: {packages: [NAME, ...], users: [NAME, ...], profiles: [PLACE, ...]}
   users:
     NAME: {packages: [PACKAGE, ...], drop: {packages: [NAME, ...]}}
@@ -12,7 +13,8 @@ desired:
     PLACE: {packages: [PACKAGE, ...], drop: {packages: [NAME, ...]}}
 
 PLACE      `default`, or the absolute path of a profile
-PACKAGE    NAME, NAME@VERSION, SET:NAME, SET:NAME@VERSION, a /nix/store/... path, or {one of these: {priority: N}}
+PACKAGE    NAME, NAME@VERSION, SET:NAME, SET:NAME@VERSION, a /nix/store/... path, or {one of these: OPTIONS}
+OPTIONS    {priority: N, build_on: PLACE_OF_BUILDS}, or one of the two
 """
 
 from __future__ import annotations
@@ -29,8 +31,10 @@ from reconciler.inventory.names import did_you_mean, nearest
 from reconciler.inventory.templates import is_template
 from reconciler.inventory.yaml import Mapping, Node, Scalar, Sequence, fail
 
-SYSTEM_KEYS = ("packages", "users", "profiles", "drop", "system", "keep", "build_on")
-BUILD_PLACES = ("controller", "target")
+SYSTEM_KEYS = ("packages", "users", "profiles", "drop", "system", "keep", "build_on", "substitute_on")
+BUILD_PLACES = ("controller", "target", "builders")
+SUBSTITUTE_PLACES = ("controller", "target")
+PACKAGE_OPTIONS = ("priority", "build_on")
 KEEP_KEYS = ("generations", "days")
 USER_KEYS = ("packages", "drop")
 ARCHITECTURES = (
@@ -66,6 +70,7 @@ class Wanted:
 
     reference: Scalar
     priority: Scalar | None = None
+    build_on: Scalar | None = None
 
 
 @dataclass(frozen=True)
@@ -80,7 +85,7 @@ class ProfileBlock:
         if isinstance(self.packages, Scalar):
             yield self.packages
         for wanted in self.packages if isinstance(self.packages, tuple) else ():
-            yield from filter(None, (wanted.reference, wanted.priority))
+            yield from filter(None, (wanted.reference, wanted.priority, wanted.build_on))
         yield from self.drop_packages
 
 
@@ -109,6 +114,7 @@ class Block:
     drop_profiles: tuple[Scalar, ...] = ()
     keep: KeepBlock | None = None
     build_on: Scalar | None = None
+    substitute_on: Scalar | None = None
 
     @property
     def templated(self) -> bool:
@@ -126,8 +132,7 @@ class Block:
         yield from self.drop_users
         yield from self.drop_profiles
         yield from self.keep.scalars if self.keep is not None else ()
-        if self.build_on is not None:
-            yield self.build_on
+        yield from filter(None, (self.build_on, self.substitute_on))
 
 
 def parse_block(node: Node, scope: str, log: FaultLog) -> Block:
@@ -145,6 +150,7 @@ def parse_block(node: Node, scope: str, log: FaultLog) -> Block:
         reader.names(drop.get("profiles")),
         reader.keep(keys.get("keep")),
         reader.scalar(keys.get("build_on"), "build_on"),
+        reader.scalar(keys.get("substitute_on"), "substitute_on"),
     )
 
 
@@ -245,13 +251,16 @@ def read_wanted(item: Node) -> Wanted:
             f"{entry.key.text}: {{priority: 4}}",
         )
     for option in options.entries.values():
-        if option.key.text != "priority":
-            hint = did_you_mean(option.key.text, ["priority"])
+        if option.key.text not in PACKAGE_OPTIONS:
+            hint = did_you_mean(option.key.text, PACKAGE_OPTIONS) or f"known: {', '.join(PACKAGE_OPTIONS)}"
             fail(option.key.position, f"unknown option '{option.key.text}' of package '{entry.key.text}'", hint)
     priority = options.get("priority")
     if priority is not None and not isinstance(priority, Scalar):
         fail(priority.position, "priority is not a whole number")
-    return Wanted(entry.key, priority)
+    build_on = options.get("build_on")
+    if build_on is not None and not isinstance(build_on, Scalar):
+        fail(build_on.position, "build_on is not one word")
+    return Wanted(entry.key, priority, build_on)
 
 
 def package_name(reference: str, where: Scalar) -> str:
@@ -324,7 +333,16 @@ def architecture_name(text: str, where: Scalar) -> str:
 def build_place(text: str, where: Scalar) -> str:
     """Where packages are built: one word. Whether a host is called so is asked when all hosts are known."""
     if not text or any(character.isspace() for character in text):
-        fail(where.position, f"build_on: {text!r} is not a place", "build_on: controller, target, or a host's name")
+        hint = "build_on: controller, target, builders, or a host's name"
+        fail(where.position, f"build_on: {text!r} is not a place", hint)
+    return text
+
+
+def substitute_place(text: str, where: Scalar) -> str:
+    """Who fetches from binary caches."""
+    if text not in SUBSTITUTE_PLACES:
+        hint = did_you_mean(text, SUBSTITUTE_PLACES) or f"substitute_on: {' or '.join(SUBSTITUTE_PLACES)}"
+        fail(where.position, f"substitute_on: {text!r} is not one of {' and '.join(SUBSTITUTE_PLACES)}", hint)
     return text
 
 

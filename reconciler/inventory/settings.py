@@ -6,6 +6,7 @@ requires: ">=1.0,<2"     the versions of this program that may be used: == != >=
 forks: N                 hosts worked on at once
 sets: [SET, ...]         where packages come from, and in which order (sets.py)
 caches: [CACHE, ...]     binary caches that are asked before anything is built (sets.py)
+builders: [BUILDER, ...] hosts that build for the project (builders.py)
 builds: {memory: 8G, processes: N, time: 2h, log: 64M}    what one build may use, wherever it is made
 keep: {generations: N, days: N}    what `gc` keeps of each profile, where the inventory says nothing
 python: REFERENCE        the package that `doctor --bring-python` brings to hosts that have Nix and no Python
@@ -25,6 +26,7 @@ from reconciler import __version__
 from reconciler.core.build.events import BuildLimits
 from reconciler.core.errors import UsageError
 from reconciler.core.profile.prune import Retention
+from reconciler.inventory.builders import BuilderSpec, read_builders
 from reconciler.inventory.faults import FaultLog, InputError
 from reconciler.inventory.names import nearest
 from reconciler.inventory.schema import KEEP_HINT, KEEP_KEYS, MOST_KEPT
@@ -43,7 +45,7 @@ EVERYTHING = Retention()
 NO_OTHER_LIMITS = BuildLimits()
 BUILDS_KEYS = ("memory", "processes", "time", "log")
 BUILDS_HINT = "builds: {memory: 8G, processes: 8192, time: 6h, log: 64M}, or some of them"
-_KEYS = ("requires", "forks", "sets", "caches", "keep", "builds", "python")
+_KEYS = ("requires", "forks", "sets", "caches", "keep", "builders", "builds", "python")
 _SIZE = re.compile(r"([1-9][0-9]{0,11})([KMGT]?)")
 _TIME = re.compile(r"([1-9][0-9]{0,8})(s|m|h|d)")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -68,6 +70,7 @@ class Settings:
     caches: tuple[CacheSpec, ...] = ()
     keep: Retention = EVERYTHING
     builds: BuildLimits = NO_OTHER_LIMITS
+    builders: tuple[BuilderSpec, ...] = ()
     python: str = DEFAULT_PYTHON
 
     def check_version(self, version: str) -> None:
@@ -164,6 +167,7 @@ def _settings(node: Node, log: FaultLog) -> Settings:
         caches=read_caches(entries["caches"].value, log) if "caches" in entries else settings.caches,
         keep=_keep(entries["keep"].value, log) if "keep" in entries else settings.keep,
         python=_reference(entries["python"].value, log) if "python" in entries else settings.python,
+        builders=read_builders(entries["builders"].value, log) if "builders" in entries else settings.builders,
         builds=_builds(entries["builds"].value, log) if "builds" in entries else settings.builds,
     )
 

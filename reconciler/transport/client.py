@@ -28,6 +28,8 @@ TRANSFER_SECONDS = 300.0
 TRANSFER_RATE = 32 * 1024
 # How long work on a whole store may go without a step forward: one huge path on a slow disk, or another's collection.
 SILENT_SECONDS = 3600.0
+# The same while a host asks caches: several times what it waits for one that says nothing, and a sync of what came.
+SUBSTITUTE_SILENCE = 900.0
 CACHE_DIRECTORY = "/nix/var/reconciler/agent"
 # Pieces smaller than this are gathered before they are sent.
 _GATHER = 128 * 1024
@@ -114,6 +116,16 @@ class AgentClient:
 
     def missing(self, request: m.MissingRequest, deadline: float = 120) -> m.MissingReply:
         return self._call("missing", request, m.MissingReply, deadline)
+
+    def substitute(
+        self,
+        request: m.SubstituteRequest,
+        on_event: Callable[[dict[str, Any]], None] = _ignore,
+        silence: float = SUBSTITUTE_SILENCE,
+    ) -> m.SubstituteReply:
+        """`on_event` gets a SubstituteEvent's fields (kind, path, done, total), as plain data from the host; `silence`:
+        how long it may come no further."""
+        return self._work("substitute", request, m.SubstituteReply, silence, on_event)
 
     def realise(
         self,

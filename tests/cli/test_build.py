@@ -83,3 +83,22 @@ def test_what_cannot_be_built_is_told(
 ) -> None:
     assert run("reconciler", arguments) == 2
     assert message in capsys.readouterr().err
+
+
+def test_builders_that_nobody_lists_or_that_are_no_hosts_are_told(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("reconciler", ["build", "words", "--build-on", "builders"]) == 2
+    err = capsys.readouterr().err
+    assert "--build-on builders: reconciler.yml lists no builders" in err
+    assert "builders: [HOST, …] names hosts that build" in err
+    (project / "reconciler.yml").write_text("builders: [web02]\n")
+    assert run("reconciler", ["build", "words"]) == 2
+    err = capsys.readouterr().err
+    assert "reconciler.yml:1:12: builders: no host of the inventory is called 'web02'" in err
+    assert "did you mean 'web01'?" in err
+    assert not (project / "store").exists()
+    # Listed, it is asked only for what this controller cannot build.
+    (project / "reconciler.yml").write_text("builders: [{web01: {features: []}}]\n")
+    assert run("reconciler", ["build", "words"]) == 0
+    assert "here built words-1.0" in capsys.readouterr().err

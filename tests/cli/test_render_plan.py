@@ -6,6 +6,7 @@ from reconciler.cli.render.plan import PlanView, brings_back, diff_text, plan_js
 from reconciler.core.errors import ReconcilerError
 from reconciler.fleet.outcomes import State
 from reconciler.fleet.plan import HostPlan, Plan
+from reconciler.fleet.prepared import Site
 from tests.cli import values
 from tests.cli.values import FD, GEOIP, MAXMIND, MIB, NGINX, NOW, SHOP, absent, change, changing, entry, unchanged
 
@@ -27,7 +28,9 @@ def test_a_plan_groups_hosts_that_change_alike() -> None:
     changes = (change(NGINX, MAXMIND, GEOIP, SHOP), change(FD, user="deploy", before=6, will_be=7))
     hosts = [changing(f"web0{n}", *changes) for n in (1, 2, 3)]
     copies = {host.host: int(6.3 * MIB) for host in hosts}
-    assert plan_text(view(*hosts, unchanged("web04"), builds=("shop-app-2.8.0",), copy_bytes=copies)) == (
+    assert plan_text(
+        view(*hosts, unchanged("web04"), sites=(Site(("controller",), ("shop-app-2.8.0",)),), copy_bytes=copies)
+    ) == (
         """\
 inventory  inventories/shop   git 9bc1f04, clean
 hosts      'web*' matches 4 (group web)   probed in 1.8 s
@@ -154,21 +157,26 @@ def test_the_difference_shows_the_store_paths_of_each_profile() -> None:
 
 
 PLACES = {
-    ("controller",): "2 builds here (a-1, b-2)",
-    ("target",): "2 builds on each host (a-1, b-2)",
-    ("build01",): "2 builds on build01 (a-1, b-2)",
-    ("build01", "controller"): "2 builds on build01 and here (a-1, b-2)",
+    (("controller",),): "realise    2 builds here (a-1, b-2)",
+    (("target",),): "realise    2 builds on each host (a-1, b-2)",
+    (("build01",),): "realise    2 builds on build01 (a-1, b-2)",
+    (("build01", "build02"),): "realise    2 builds on build01 or build02 (a-1, b-2)",
+    (("build01",), ("controller",)): "realise    2 builds on build01 (a-1, b-2), 2 builds here (a-1, b-2)",
+    (): "realise    nothing to build",
 }
 
 
 @pytest.mark.parametrize("places", PLACES)
-def test_where_packages_are_built_is_said(places: tuple[str, ...]) -> None:
-    assert PLACES[places] in plan_text(view(changing("web01"), builds=("a-1", "b-2"), build_on=places))
+def test_where_packages_are_built_is_said(places: tuple[tuple[str, ...], ...]) -> None:
+    sites = tuple(Site(who, ("a-1", "b-2")) for who in places)
+    assert PLACES[places] in plan_text(view(changing("web01"), sites=sites))
+    told = [{"places": list(who), "builds": ["a-1", "b-2"]} for who in places]
+    assert plan_json(view(changing("web01"), sites=sites))["sites"] == told
 
 
 def test_the_json_of_a_plan_has_its_documented_keys() -> None:
     document = plan_json(view(changing("web01", change(NGINX)), absent("web02"), copy_bytes={"web01": 5}))
-    keys = "format inventory revision pattern status builds build_on fetches hosts"
+    keys = "format inventory revision pattern status builds build_on sites fetches hosts"
     assert list(document) == keys.split()
     assert document["build_on"] == ["controller"]
     assert document["status"] == 5

@@ -88,6 +88,13 @@ def test_what_went_wrong_beside_the_hosts_is_noted() -> None:
     assert done.to_json()["notes"] == ["the journal is full"]
 
 
+def test_how_the_bytes_came_is_told_where_hosts_fetched_by_themselves() -> None:
+    host = HostReport("web01", State.CONFIRMED, (switched(NGINX),), sent=2048, fetched=3 * 2**20)
+    text = report_text(report(host))
+    assert "3.0 MiB came from caches straight to 1 host, 2.0 KiB from here." in text
+    assert "straight" not in report_text(report(HostReport("web01", State.CONFIRMED, (switched(NGINX),), sent=2048)))
+
+
 def test_a_trial_that_tried_nothing_says_nothing_of_reboots() -> None:
     assert "reboot" not in report_text(report(HostReport("web01", State.UNCHANGED, (at(41),)), action="test"))
 

@@ -95,7 +95,8 @@ def test_the_inventory_says_where_and_what_several_need_is_made_once(operator: M
     admin.want({"packages": ["tally"], "build_on": "controller"}, "host_vars/web02")
     admin.want({"packages": ["greet@2.0"], "build_on": "target"}, "host_vars/web03")
     planned = admin.run("plan", "--hosts", "web*").stdout
-    assert " on build01 and here and on each host (" in planned
+    first = "2 builds on build01 (greet-1.0, words-1.0), 1 build here (tally-1.0)"
+    assert f"{first}, 2 builds on each host (greet-2.0, words-2.0)" in planned
     assert admin.json("plan", "--hosts", "web*")["build_on"] == ["build01", "controller", "target"]
     report = admin.json("deploy", "--hosts", "web*", "--yes")
     assert [host["state"] for host in report["hosts"]] == ["confirmed"] * 3

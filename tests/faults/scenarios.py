@@ -5,6 +5,7 @@ A host's links hold the absolute path of its root, so every case uses the same r
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import random
@@ -15,12 +16,15 @@ from pathlib import Path
 from reconciler.core.agent import lock, profiles
 from reconciler.core.agent.host import Host
 from reconciler.core.agent.messages import ProfileChange
+from reconciler.core.build.toolchain import host_system
 from reconciler.core.errors import StoreError
 from reconciler.core.nix import nar
+from reconciler.core.nix.derivation import Derivation, Output, with_outputs
 from reconciler.core.nix.store_path import StorePath
 from reconciler.core.profile import prune
 from reconciler.core.profile.generations import Profile
 from reconciler.core.profile.names import ProfileId
+from reconciler.core.store.binary_cache import BinaryCache, Caches
 from reconciler.core.store.exporting import export_paths, import_paths
 from reconciler.core.store.gc import GcOptions
 from reconciler.core.store.gc import collect as collect_garbage
@@ -28,6 +32,12 @@ from reconciler.core.store.optimise import optimise as optimise_store
 from reconciler.core.store.path_info import PathInfo
 from reconciler.core.store.repair import repair_path
 from reconciler.core.store.store import Store
+from reconciler.core.store.substitute import substitute_known
+from reconciler.packages.cache import push
+from reconciler.packages.instantiate import instantiate
+from reconciler.packages.keys import SecretKey
+from reconciler.packages.model import Graph
+from reconciler.packages.sources import TextSource
 from tests.core.agent.hosts import begin, stage_all, switch, to
 from tests.core.profile.homes import make_root
 from tests.core.profile.packages import make_environment, make_toplevel
@@ -309,6 +319,45 @@ def import_stream(world: World) -> Scenario:
     return Scenario("import", _managed(world), operate, _expected(world, gained=sent.names))
 
 
+def instantiating(world: World) -> Scenario:
+    """A graph of derivations is written, all in one batch, with the text that they are made from."""
+    source = TextSource.of("builder.sh", b"echo $needs > $out\n")
+    made: dict[StorePath, Derivation] = {}
+    for number in range(6):
+        name, needed = f"step-{number}", dict.fromkeys(list(made)[-2:], ("out",))
+        environment = {"name": name, "needs": " ".join(map(str, needed)), "out": ""}
+        blank = Derivation(
+            {"out": Output(None)}, needed, (source.path,), host_system(), "/bin/sh", (str(source.path),), environment
+        )
+        whole = with_outputs(blank, name, made.__getitem__)
+        made[whole.path(name)] = whole
+    last = list(made)[-1]
+
+    def operate(root: str) -> None:
+        with Store.open(root) as store:
+            store.add_root("instantiated", last)
+            instantiate(Graph(made, {source.path: source}), store)
+
+    gained = frozenset(map(str, (source.path, *made)))
+    return Scenario("instantiate", _managed(world), operate, _expected(world, gained=gained))
+
+
+def substituting(world: World) -> Scenario:
+    """The host takes a closure from a binary cache by itself, as the agent does, one path at a time."""
+    sent = world.sent(world.systems[2])
+    cache, key = f"{world.source.root}/cache", SecretKey("cache.test-1", bytes(32))
+    push(world.source, [world.systems[2]], cache, key, compression="none", jobs=1)
+
+    def operate(root: str) -> None:
+        with Store.open(root) as store, contextlib.closing(Caches([BinaryCache(cache, [key.public], 1)])) as caches:
+            store.add_root("reconciler/system", world.systems[2])
+            result = substitute_known(store, caches, [info for info, _ in sent.paths], jobs=1)
+            for error in result.failed.values():
+                raise error
+
+    return Scenario("substitute", _managed(world), operate, _expected(world, gained=sent.names))
+
+
 def _expected(
     world: World,
     after: Mapping[str, str] | None = None,
@@ -334,4 +383,6 @@ SCENARIOS: Mapping[str, Callable[[World], Scenario]] = {
     "optimise": optimise,
     "repair": repair,
     "import": import_stream,
+    "substitute": substituting,
+    "instantiate": instantiating,
 }

@@ -22,7 +22,10 @@ from reconciler.fleet.rollout import HostRun, Rollout, RunFacts
 
 FACTS = RunFacts("260312-1412-k7", "deploy", "me@here", "", Action.SWITCH)
 PREPARED = cast(
-    "Prepared", SimpleNamespace(facts=FACTS, project=SimpleNamespace(inventory=SimpleNamespace(revision="")))
+    "Prepared",
+    SimpleNamespace(
+        facts=FACTS, notes=["build01 was lost"], project=SimpleNamespace(inventory=SimpleNamespace(revision=""))
+    ),
 )
 
 
@@ -86,5 +89,6 @@ def test_a_journal_that_cannot_be_written_does_not_hide_what_the_hosts_did(tmp_p
         report = recorder.report(rollout.runs)
     assert [host.host for host in report.hosts] == ["web01", "web02", "web03"]
     assert report.notes == (
+        "build01 was lost",
         "the journal cannot be written: /state/journal: No space left on device; the hosts have their own history",
     )

@@ -37,7 +37,7 @@ def test_where_nothing_is_said_the_controller_builds(tmp_path: Path) -> None:
     inventory = read(tmp_path, "all: {hosts: {a: {desired: {packages: [jq]}}}}")
     assert inventory.desired("a").build_on == ""
     assert "build_on" not in desired_json(inventory.desired("a"))
-    assert places(inventory, ["a"], "") == {"a": "controller"}
+    assert places(inventory, ["a"], "") == {"a": ""}
 
 
 def test_the_command_line_wins_and_hosts_may_have_different_places(tmp_path: Path) -> None:
@@ -46,7 +46,7 @@ def test_the_command_line_wins_and_hosts_may_have_different_places(tmp_path: Pat
     assert places(inventory, hosts, "") == {"web01": "controller", "web02": "target", "db01": "build01"}
     assert places(inventory, hosts, "web02") == dict.fromkeys(hosts, "web02")
     # A run that goes to no host has no target.
-    assert places(inventory, hosts, "", reaches_hosts=False)["web02"] == "controller"
+    assert places(inventory, hosts, "", reaches_hosts=False)["web02"] == ""
 
 
 def test_a_place_on_the_command_line_is_there(tmp_path: Path) -> None:

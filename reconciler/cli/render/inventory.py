@@ -8,6 +8,7 @@ from typing import Any
 from reconciler.cli.render.words import columns, count, revision
 from reconciler.inventory.desired import ConnectionSettings, DesiredState, ProfileSpec
 from reconciler.inventory.inventory import Inventory
+from reconciler.inventory.schema import DEFAULT_PRIORITY
 
 _IMPLIED = ("all", "ungrouped")
 
@@ -86,16 +87,20 @@ def desired_json(desired: DesiredState) -> dict[str, Any]:
         found["keep"] = {name: number for name, number in kept.items() if number is not None}
     if desired.build_on:
         found["build_on"] = desired.build_on
+    if desired.substitute_on:
+        found["substitute_on"] = desired.substitute_on
     if desired.places:
         found["profiles"] = {name: {"packages": _packages(spec)} for name, spec in desired.places.items()}
     return found
 
 
 def _packages(spec: ProfileSpec) -> list[str | dict[str, Any]]:
-    return [
-        entry.reference if entry.priority == 5 else {entry.reference: {"priority": entry.priority}}
-        for entry in spec.packages.values()
-    ]
+    found: list[str | dict[str, Any]] = []
+    for entry in spec.packages.values():
+        options: dict[str, Any] = {"priority": entry.priority} if entry.priority != DEFAULT_PRIORITY else {}
+        options |= {"build_on": entry.build_on} if entry.build_on else {}
+        found.append({entry.reference: options} if options else entry.reference)
+    return found
 
 
 def host_json(inventory: Inventory, host: str) -> dict[str, Any]:

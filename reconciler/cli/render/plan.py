@@ -21,7 +21,7 @@ from reconciler.cli.render.words import (
 from reconciler.core.agent.messages import HistoryEntry
 from reconciler.fleet.outcomes import State
 from reconciler.fleet.plan import ChangeKind, HostPlan, Plan, ProfileChangePlan
-from reconciler.fleet.prepared import NO_FETCHES, Fetches
+from reconciler.fleet.prepared import NO_FETCHES, Fetches, Site
 
 _LABEL = 11
 _PLACES = {"controller": "here", "target": "on each host"}
@@ -32,7 +32,7 @@ class PlanView:
     """Everything that a plan's text says. `revision` is git's word for the inventory, or empty; `group` the group that
     the pattern amounts to, or empty; `creates` what a first deployment makes on a host, `creates_also` what more
     on some; `next` the command to type; `reaches_hosts` is false for a build, which talks to no host;
-    `build_on` the places where the hosts that change have their packages built;
+    `build_on` the places that are said for packages of the hosts that change, `sites` who would make each build;
     `lock` the lock's age, `unlocked` the references that it lacks."""
 
     inventory: str
@@ -43,6 +43,7 @@ class PlanView:
     group: str = ""
     build_on: tuple[str, ...] = ("controller",)
     builds: tuple[str, ...] = ()
+    sites: tuple[Site, ...] = ()
     copy_bytes: Mapping[str, int] = field(default_factory=dict)
     creates: tuple[str, ...] = ()
     creates_also: tuple[str, ...] = ()
@@ -191,11 +192,22 @@ def _costs(view: PlanView) -> list[str]:
 
 
 def _builds(view: PlanView) -> str:
-    place = " and ".join(_PLACES.get(place, f"on {place}") for place in view.build_on) or "here"
-    parts = [f"{count(len(view.builds), 'build')} {place} ({', '.join(view.builds)})"] if view.builds else []
+    parts = [
+        f"{count(len(site.builds), 'build')} {_where(site.places)} ({', '.join(site.builds)})" for site in view.sites
+    ]
     if view.fetches.paths:
         parts.append(f"{count(view.fetches.paths, 'path')} from caches, {size(view.fetches.bytes)}")
     return ", ".join(parts) or "nothing to build"
+
+
+def _where(places: Sequence[str]) -> str:
+    """`here`, `on each host`, or the hosts of which one will make it."""
+    hosts = [place for place in places if place not in _PLACES]
+    return " or ".join([*(_PLACES[place] for place in places if place in _PLACES), *_on(hosts)])
+
+
+def _on(hosts: Sequence[str]) -> list[str]:
+    return [f"on {' or '.join(hosts)}"] if hosts else []
 
 
 def _copied(view: PlanView) -> str:
@@ -292,6 +304,7 @@ def plan_json(view: PlanView) -> dict[str, Any]:
         "status": int(view.plan.status),
         "builds": list(view.builds),
         "build_on": list(view.build_on),
+        "sites": [{"places": list(site.places), "builds": list(site.builds)} for site in view.sites],
         "fetches": {"paths": view.fetches.paths, "bytes": view.fetches.bytes},
         "hosts": [_host_json(host, view) for host in view.plan.hosts],
     }

@@ -14,6 +14,7 @@ from reconciler.cli.render.words import (
     quoted,
     shell_word,
     shortened,
+    size,
 )
 from reconciler.core.agent.action import Action
 from reconciler.core.errors import ExitStatus
@@ -193,7 +194,16 @@ def _summary(report: Report, held: Held) -> list[str]:
     ]
     words = ", ".join(f"{shown[state]} {state.value}" for state in order if state in shown)
     line = f"{words}.  {duration(report.seconds)}."
-    return [f"{line}  {_mixed(report.hosts, held)}".rstrip()]
+    return [f"{line}  {_mixed(report.hosts, held)}".rstrip(), *_fetched(report.hosts)]
+
+
+def _fetched(hosts: Sequence[HostReport]) -> list[str]:
+    """How the bytes came, where hosts fetched by themselves."""
+    fetching = [host for host in hosts if host.fetched]
+    if not fetching:
+        return []
+    fetched, sent = sum(host.fetched for host in fetching), sum(host.sent for host in hosts)
+    return [f"{size(fetched)} came from caches straight to {count(len(fetching), 'host')}, {size(sent)} from here."]
 
 
 def _mixed(hosts: Sequence[HostReport], held: Held) -> str:

@@ -10,6 +10,7 @@ unknown field is ignored, so that a newer peer may say more). Store paths travel
     begin        BeginRequest      Begun          takes the host's lock until the agent ends
     missing      MissingRequest    MissingReply   adds temporary roots for every path asked about
     import       ImportRequest     ImportReply    the controller sends NARs as DATA frames, one stream a path
+    substitute   SubstituteRequest SubstituteReply  the host asks caches by itself; EVENT frames while it fetches
     realise      RealiseRequest    RealiseReply   EVENT frames while it builds
     stage        StageRequest      StageReply     verifies closures, roots them, preflight
     switch       SwitchRequest     SwitchReply    changes profiles, writes history, frees the stage's roots
@@ -294,13 +295,44 @@ class ImportReply(Message):
 
 
 @value
+class CacheMessage(Message):
+    """A binary cache that hosts may ask: its URL, which holds no user and password; the keys that are trusted for it;
+    its priority."""
+
+    url: str
+    keys: tuple[str, ...]
+    priority: int
+
+
+@value
+class SubstituteRequest(Message):
+    """Fetch `paths` from `caches`, `jobs` at a time: what is said of each is what the controller has verified."""
+
+    paths: tuple[PathMessage, ...]
+    caches: tuple[CacheMessage, ...]
+    jobs: int = 8
+
+
+@value
+class SubstituteReply(Message):
+    """`fetched`: the paths that are valid now and were not before, `bytes` those of their archives as they are
+    unpacked. `failed`: path -> why it could not be had. Paths that are in neither, and were not valid, wait for one
+    that failed: ask again when that is there."""
+
+    fetched: tuple[str, ...]
+    bytes: int
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+@value
 class RealiseRequest(Message):
     """Make the `outputs` valid by building `derivations` (their .drv files are valid already), `jobs` at a time (0: one
     for each of the host's CPUs).
 
     `keep_going`: builds that fail are told in the reply, when all that does not need them is made; else the first one
     is the answer. `limits`: what each build may use, by the names and in the units of BuildLimits; what is not named
-    is as there.
+    is as there. `systems`: those beside the host's own that it runs programs of; `features`: what it has of what
+    derivations require, None for what every machine is taken to have.
     """
 
     derivations: tuple[str, ...]
@@ -308,6 +340,8 @@ class RealiseRequest(Message):
     keep_failed: bool = False
     keep_going: bool = False
     limits: dict[str, float] = field(default_factory=dict)
+    systems: tuple[str, ...] = ()
+    features: Optional[tuple[str, ...]] = None
 
 
 @value

@@ -13,6 +13,7 @@ from reconciler.core.build import BuildEvent, BuildOptions
 from reconciler.core.build import realise as realise_derivations
 from reconciler.core.build.events import BuildLimits
 from reconciler.core.build.logs import read_log
+from reconciler.core.build.machine import Machine
 from reconciler.core.build.realise import BuildsError
 from reconciler.core.errors import BuildError, FormatError
 from reconciler.core.nix.store_path import StorePath
@@ -32,6 +33,7 @@ def realise(session: Session, request: RealiseRequest) -> None:
         keep_going=request.keep_going,
         keep_failed=request.keep_failed,
         limits=_limits(request.limits),
+        machine=_machine(request),
         on_event=tell,
         cancelled=stopping.requested,
     )
@@ -47,6 +49,10 @@ def realise(session: Session, request: RealiseRequest) -> None:
             outputs=tuple(to_message(info) for info in result.outputs),
         )
     )
+
+
+def _machine(request: RealiseRequest) -> Machine:
+    return Machine(request.systems) if request.features is None else Machine(request.systems, request.features)
 
 
 def _limits(said: dict[str, float]) -> BuildLimits:

@@ -40,6 +40,7 @@ _ALL = (
     Verb("begin", m.BeginRequest, m.Begun, "lock:begin", writes=True),
     Verb("missing", m.MissingRequest, m.MissingReply, "transfer:missing", streams=True, writes=True),
     Verb("import", m.ImportRequest, m.ImportReply, "transfer:import_paths", streams=True, writes=True),
+    Verb("substitute", m.SubstituteRequest, m.SubstituteReply, "substituting:substitute", streams=True, writes=True),
     Verb("realise", m.RealiseRequest, m.RealiseReply, "realising:realise", streams=True, writes=True),
     Verb("stage", m.StageRequest, m.StageReply, "stage:stage"),
     Verb("switch", m.SwitchRequest, m.SwitchReply, "change:switch"),
