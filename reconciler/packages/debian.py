@@ -9,6 +9,7 @@ against the pinned hash, and kept in the cache by that hash.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -50,12 +51,24 @@ def _download(apt: Apt, spec: DebianSpec, directory: Path) -> Path:
         apt.update()
         seen = apt.tarballs(spec.package)
     if spec.file not in seen:
-        there = ", ".join(seen) or "no source package of that name"
+        there = ", ".join(dict.fromkeys(seen)) or "no source package of that name"
         raise StoreError(
             f"Debian's archive has no {spec.file} of {spec.package} now; it has {there}",
             hint="the archive keeps only current versions: use the version it has, or a `url` of snapshot.debian.org",
         )
-    apt.run("source", "--download-only", "--tar-only", "--only-source", seen[spec.file], cwd=directory)
+    return _first(apt, spec, seen[spec.file], directory)
+
+
+def _first(apt: Apt, spec: DebianSpec, versions: Sequence[str], directory: Path) -> Path:
+    """The tarball from the first archive that has it: one for updates lists it, and may leave it to the main one."""
+    for version in versions:
+        try:
+            apt.run("source", "--download-only", "--tar-only", "--only-source", version, cwd=directory)
+        except StoreError:
+            if version == versions[-1]:
+                raise
+        else:
+            break
     return directory / spec.file
 
 
@@ -107,12 +120,14 @@ class Apt:
         """Fetch the indexes. One that fails is not an error yet: another may have what is wanted."""
         self.run("update", "-q")
 
-    def tarballs(self, package: str) -> dict[str, str]:
-        """Orig tarballs that the indexes know, each with the `package=version` that has it; empty for none."""
-        try:
-            return dict(_tarballs(self.ask("showsrc", "--only-source", package)))
-        except StoreError:
-            return {}
+    def tarballs(self, package: str) -> dict[str, list[str]]:
+        """Orig tarballs that the indexes know, each with every `package=version` that has it; empty for none."""
+        found: dict[str, list[str]] = {}
+        with contextlib.suppress(StoreError):
+            for file, version in _tarballs(self.ask("showsrc", "--only-source", package)):
+                if version not in found.setdefault(file, []):
+                    found[file].append(version)
+        return found
 
     def ask(self, *arguments: str) -> str:
         """What `apt-cache` answers."""

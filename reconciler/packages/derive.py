@@ -93,6 +93,8 @@ class Parts:
     outputs: tuple[str, ...] = ("out",)
     check: str = ""
     toolchain: Toolchain | None = None  # the host's, where there is none
+    patches: tuple[tuple[int, Made], ...] = ()  # each with what it strips off names
+    features: tuple[str, ...] = ()  # that a machine which builds it must have
 
 
 def derive(parts: Parts, lookup: Lookup, cache: ModuloCache) -> Named:
@@ -115,6 +117,10 @@ def derive(parts: Parts, lookup: Lookup, cache: ModuloCache) -> Named:
         environment["src"] = str(sources[0].path)
     if parts.outputs != ("out",):
         environment["outputs"] = " ".join(parts.outputs)
+    if parts.patches:
+        environment["patches"] = " ".join(f"{strip} {patch.path}" for strip, patch in parts.patches)
+    if parts.features:
+        environment["requiredSystemFeatures"] = " ".join(parts.features)
     if parts.check:
         environment["check"] = parts.check
     needed: dict[StorePath, tuple[str, ...]] = {made.fetched.path: ("out",) for made in sources if made.fetched}
@@ -122,10 +128,11 @@ def derive(parts: Parts, lookup: Lookup, cache: ModuloCache) -> Named:
         package.derivation: tuple(sorted(package.outputs)) for package in inputs if package.derivation is not None
     }
     given = [path for package in inputs if package.derivation is None for path in package.paths]
+    beside = [*(made.path for made in sources if made.source), *(patch.path for _, patch in parts.patches)]
     blank = Derivation(
         outputs={output: Output(None) for output in parts.outputs},
         input_derivations=needed,
-        input_sources=(STAGE.path, *_trees(parts.toolchain), *given, *(made.path for made in sources if made.source)),
+        input_sources=(STAGE.path, *_trees(parts.toolchain), *given, *beside),
         system=parts.architecture,
         builder=_SHELL,
         arguments=("-e", str(STAGE.path)),

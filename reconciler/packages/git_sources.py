@@ -35,6 +35,14 @@ COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 _NOT_ALLOWED = re.compile(r"[^0-9a-zA-Z+\-._?=]")
 # No transport that runs a program of the URL's choice.
 _PROTOCOLS = "file:git:http:https:ssh"
+# What somebody's own configuration would change in a tree: line ends, attributes, mode bits, abbreviated commits.
+_SAME_FOR_ALL = (
+    "core.autocrlf=false",
+    "core.eol=lf",
+    "core.attributesFile=/dev/null",
+    "tar.umask=0022",
+    "core.abbrev=12",
+)
 
 
 @dataclass(frozen=True)
@@ -105,7 +113,10 @@ def _tree(url: str, commit: str) -> Iterator[Path]:
             _git(["init", "--quiet", "--bare", str(repository)], f"{repository}: no repository can be made there")
         if not _has(repository, commit):
             _fetch(repository, url, commit)
-        archive = _git(["-C", str(repository), "archive", "--format=tar", commit], f"{url} has no commit {commit}")
+        same = [word for setting in _SAME_FOR_ALL for word in ("-c", setting)]
+        archive = _git(
+            [*same, "-C", str(repository), "archive", "--format=tar", commit], f"{url} has no commit {commit}"
+        )
     with tempfile.TemporaryDirectory(prefix="reconciler-git-") as scratch:
         directory = Path(scratch) / "tree"
         directory.mkdir()

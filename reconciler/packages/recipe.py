@@ -4,6 +4,7 @@
     description, home                         1.0:
     toolchain: debian-12                      2.0: {source: {path: greet-2}, inputs: [words@2]}
     source: SOURCE                      or  sources: [SOURCE, ...]
+    patches: [PATCH, ...]               applied to the first source, in their order, before the build
     inputs: [words, shell-kit@1]        other packages, by reference
     build: |                            a shell script; or, instead of one,
     kind: autotools                     script, files or python-app (kinds.py); autotools where neither is said
@@ -11,6 +12,7 @@
     install: {bin/tool: tool}           kind files: what goes where
     outputs: [out, man]                 several outputs; what belongs into bin, dev, man and doc is moved there
     check: |                            a script that runs after the build, with the package on PATH
+    features: [big-parallel]            what a machine that builds it must have: Nix's requiredSystemFeatures
 
     SOURCE    {path: FILE-OR-DIRECTORY}                            relative to the recipe
               {url: URL, sha256: HASH, file: NAME?}                fetched by the builder; `urls: [...]`: mirrors
@@ -21,6 +23,9 @@
                                         a wheel, fetched by the controller's pip; `file`: its name, where that is not
                                         PROJECT-VERSION-py3-none-any.whl
               {git: URL, ref: BRANCH-OR-TAG?}, or commit: COMMIT   a commit's tree, pinned in the lock
+
+    PATCH     FILE, relative to the recipe; or {path: FILE, strip: N}: N leading directories of the names in it are
+              taken off, 1 where it does not say
 
 Every value is text, as it is written. All faults of a recipe are told at once, each with file, line and column.
 """
@@ -37,13 +42,14 @@ from reconciler.core.errors import Faults, FormatError
 from reconciler.core.nix.hashes import Hash
 from reconciler.core.nix.store_path import parse_drv_name
 from reconciler.inventory import yaml
+from reconciler.inventory.builders import FEATURE
 from reconciler.inventory.desired import Position
 from reconciler.inventory.faults import InputError
 from reconciler.inventory.yaml import Mapping
 from reconciler.packages import kinds
 from reconciler.packages.toolchain import HOST
 from reconciler.packages.toolchain import NAME as TOOLCHAIN_NAME
-from reconciler.packages.written import WrittenRecipe, WrittenSource, WrittenVersion, find, read
+from reconciler.packages.written import WrittenPatch, WrittenRecipe, WrittenSource, WrittenVersion, find, read
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_+.\-]*")
 _VERSION = re.compile(r"[0-9][A-Za-z0-9_+.\-?=]*")
@@ -54,6 +60,8 @@ _REF = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./+-]*")
 _COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 _PYPI = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
 _TOOLCHAINS = "write `toolchain: debian-12`, or `toolchain: host`"
+_STRIP = re.compile(r"[0-9]")
+_FEATURE_HINT = "letters, digits and _ . - : kvm, big-parallel, benchmark, nixos-test, …"
 _DEBIAN = re.compile(r"[a-z0-9][a-z0-9+.\-]+")
 
 # Variables that a build script relies on, and that an input of that name would hide.
@@ -61,7 +69,7 @@ RESERVED = frozenset(
     {"name", "pname", "version", "system", "builder", "src", "srcs", "inputs", "build", "toolchain", "out"}
     | {"PATH", "HOME", "TMPDIR", "TEMPDIR", "TMP", "TEMP", "PWD", "TERM", "NIX_STORE", "NIX_BUILD_TOP"}
     | {"NIX_BUILD_CORES", "NIX_LOG_FD", "NIX_OUTPUT_CHECKED", "SHELL", "CONFIG_SHELL", "SOURCE_DATE_EPOCH", "TZ"}
-    | {"outputs", "check", "directory", "own", "toolchainShell"}
+    | {"outputs", "check", "patches", "directory", "own", "toolchainShell", "requiredSystemFeatures"}
     | {"CPPFLAGS", "LDFLAGS", "PKG_CONFIG_PATH", "CMAKE_PREFIX_PATH", "LC_ALL", "IFS"}
 )
 
@@ -75,6 +83,14 @@ class PathSpec:
 
     path: Path
     position: Position
+
+
+@dataclass(frozen=True)
+class Patch:
+    """A patch beside the recipe; `strip` leading directories of the names in it are taken off."""
+
+    spec: PathSpec
+    strip: int
 
 
 @dataclass(frozen=True)
@@ -139,6 +155,8 @@ class Variant:
     check: str = ""
     toolchain: str = HOST
     toolchain_position: Position | None = None
+    patches: tuple[Patch, ...] = ()
+    features: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -214,9 +232,10 @@ class _Reader:
         merged = _Merged(body, given, location)
         if (chosen := merged.get("toolchain")) is not None and not TOOLCHAIN_NAME.fullmatch(chosen):
             self._fault(merged.place("toolchain"), f"'{chosen}' cannot name a toolchain", _TOOLCHAINS)
+        sources = self._sources(body if own and body else given, location if own else (), version)
         return Variant(
             version=version,
-            sources=self._sources(body if own and body else given, location if own else (), version),
+            sources=sources,
             inputs=self._inputs(merged, "inputs") + self._inputs(merged, "runtime"),
             build=self._build(merged),
             position=position,
@@ -224,6 +243,8 @@ class _Reader:
             check=merged.get("check") or "",
             toolchain=merged.get("toolchain") or HOST,
             toolchain_position=find(self._root, merged.place("toolchain"))[1],
+            patches=self._patches(merged),
+            features=self._features(merged),
         )
 
     def _build(self, merged: _Merged) -> str:
@@ -256,6 +277,14 @@ class _Reader:
             self._fault(merged.place("outputs"), "'outputs' names each output once, and 'out' among them")
         return outputs
 
+    def _features(self, merged: _Merged) -> tuple[str, ...]:
+        place = merged.place("features")
+        written = merged.get("features") or []
+        for index, feature in enumerate(written):
+            if not FEATURE.fullmatch(feature):
+                self._fault((*place, index), f"'{feature}' cannot name a feature of a builder", _FEATURE_HINT)
+        return tuple(sorted(set(written)))
+
     def _inputs(self, merged: _Merged, key: str) -> tuple[Input, ...]:
         place = merged.place(key)
         found = []
@@ -266,6 +295,27 @@ class _Reader:
                 self._fault((*place, index), f"the input '{name}' would hide the variable ${name} of the build script")
             found.append(Input(reference, position))
         return tuple(found)
+
+    def _patches(self, merged: _Merged) -> tuple[Patch, ...]:
+        place = merged.place("patches")
+        written = merged.get("patches") or []
+        if written and merged.get("kind") == kinds.PYTHON:
+            hint = "a wheel is installed as it is; patch its source, and build a wheel of it"
+            self._fault(place, "'patches' means nothing to `kind: python-app`", hint)
+        elif written and not (merged.get("source") or merged.get("sources")):
+            self._fault(place, "'patches' has no source to be applied to", "say `source`, or leave `patches` out")
+        found = [self._patch(patch, (*place, index)) for index, patch in enumerate(written)]
+        return tuple(patch for patch in found if patch is not None)
+
+    def _patch(self, given: WrittenPatch, location: tuple[int | str, ...]) -> Patch | None:
+        if not _STRIP.fullmatch(given.strip):
+            self._fault((*location, "strip"), f"'{given.strip}' is not a number of directories", "0 to 9; mostly 1")
+            return None
+        spec = self._path_source(given.path, (*location, "path"))
+        if spec is not None and not spec.path.is_file():
+            self._fault((*location, "path"), f"'{given.path}' is not a file", "name each patch of it, in their order")
+            return None
+        return None if spec is None else Patch(spec, int(given.strip))
 
     def _sources(self, body: WrittenVersion, location: tuple[str, ...], version: str) -> tuple[SourceSpec, ...]:
         if body.source is not None:

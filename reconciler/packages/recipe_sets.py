@@ -19,6 +19,8 @@ from reconciler.packages.recipe import GitSpec, Recipe, SourceSpec, Variant
 from reconciler.packages.toolchain import HOST, Toolchain, Toolchains
 
 _SUFFIX = ".yml"
+# Inputs of inputs of inputs: whole distributions are a few dozen deep, and Python's stack ends at some two hundred.
+MAX_DEPTH = 150
 # How an input is resolved: its reference, the architecture, where it stands.
 Resolve = Callable[[str, str, Position | None], Package]
 # What a git source is pinned to, or is now.
@@ -106,6 +108,9 @@ class Recipes:
             names = " -> ".join([*circle[circle.index(label) :], label])
             where = self._making[-1][1]
             raise UsageError(f"{f'{where}: ' if where else ''}these packages are inputs of each other: {names}")
+        if len(self._making) >= MAX_DEPTH:
+            first, (last, where) = self._making[0][0], self._making[-1]
+            raise UsageError(f"{where}: {last} is an input of inputs of {first}, more than {MAX_DEPTH} deep")
         inputs = []
         for wanted in variant.inputs:
             self._making.append((label, wanted.position))
@@ -125,6 +130,8 @@ class Recipes:
                 variant.outputs,
                 variant.check,
                 self._toolchain(variant, architecture),
+                tuple((patch.strip, self._source(patch.spec)) for patch in variant.patches),
+                variant.features,
             ),
             self._derivations.__getitem__,
             self._cache,

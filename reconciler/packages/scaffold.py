@@ -53,6 +53,7 @@ def _text(version: str, kind: str, source: str) -> str:
     lines = [f"version: {version}", "description: what it is, in a line", "toolchain: host"]
     lines += [f"kind: {kind}", f"source: {source}"]
     if kind == kinds.AUTOTOOLS:
+        lines += ["# patches: [fix.patch]         files beside the recipe, applied before the build"]
         lines += ["# instead of `kind`, the build in your own words:", "# build: |", "#   make PREFIX=$out install"]
     if kind == kinds.FILES:
         lines += ["# install: {bin/tool: tool}     where each goes: where it comes from"]

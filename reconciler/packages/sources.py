@@ -48,7 +48,9 @@ class TreeSource:
         except (OSError, StoreError) as error:
             reason = error.strerror or str(error) if isinstance(error, OSError) else str(error)
             raise UsageError(f"{spec.position}: {real} cannot be a source: {reason}") from error
-        name = _NOT_ALLOWED.sub("-", real.name).lstrip(".") or "source"
+        # What lies above a recipe is called as somebody's checkout is.
+        above = spec.path.name == ".."
+        name = "source" if above else _NOT_ALLOWED.sub("-", real.name).lstrip(".") or "source"
         return cls(source_path(name, nar_hash), real)
 
     def add_to(self, store: Store) -> None:

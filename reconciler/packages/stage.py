@@ -1,6 +1,7 @@
 """The standard builder of recipes: one shell script, the same store path for every package.
 
-It unpacks the sources, goes into the first, and runs the recipe's script, or `./configure`, `make`, `make install`.
+It unpacks the sources, goes into the first, applies the patches, and runs the recipe's script, or `./configure`,
+`make`, `make install`.
 What a script finds: $out, and every other output under its name; $src and $srcs; $name, $pname, $version; each input
 under its own name; bin of every input before the host's programs on PATH; CPPFLAGS, LDFLAGS (with a run path),
 PKG_CONFIG_PATH and CMAKE_PREFIX_PATH for inputs that have such directories; SOURCE_DATE_EPOCH and a gzip that writes
@@ -38,7 +39,12 @@ for one in $reversed; do
     prepend CMAKE_PREFIX_PATH "$one" :
     if [ -d "$one/bin" ]; then prepend PATH "$one/bin" :; fi
     if [ -d "$one/include" ]; then prepend CPPFLAGS "-I$one/include" ' '; fi
-    if [ -d "$one/lib" ]; then prepend LDFLAGS "-L$one/lib -Wl,-rpath,$one/lib" ' '; fi
+    if [ -d "$one/lib" ]; then
+        # A run path only to what is loaded from there: it would make a `dev` output part of what is installed.
+        set -- "$one"/lib/*.so*
+        if [ -e "$1" ]; then prepend LDFLAGS "-Wl,-rpath,$one/lib" ' '; fi
+        prepend LDFLAGS "-L$one/lib" ' '
+    fi
     if [ -d "$one/lib/pkgconfig" ]; then prepend PKG_CONFIG_PATH "$one/lib/pkgconfig" :; fi
     if [ -d "$one/share/pkgconfig" ]; then prepend PKG_CONFIG_PATH "$one/share/pkgconfig" :; fi
 done
@@ -84,6 +90,24 @@ for one in ${srcs-}; do
 done
 unset file unpacked one reversed
 cd "${directory:-.}"
+
+# Patches, in their order: for each what is stripped off the names in it, and its file.
+for one in ${patches-}; do
+    case $one in
+        ?)
+            strip=$one
+            continue
+            ;;
+    esac
+    file=${one##*/}
+    file=${file#????????????????????????????????-}
+    echo "applying $file"
+    if ! patch -p"$strip" --force --no-backup-if-mismatch --input="$one"; then
+        echo "the patch $file does not apply to ${directory:-the source}; names in it were stripped of $strip" >&2
+        exit 1
+    fi
+done
+unset file one strip
 
 outputs=${outputs:-out}
 if [ -n "${build-}" ]; then

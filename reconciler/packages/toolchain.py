@@ -21,6 +21,16 @@
               nar: sha256 of the tree's NAR, which decides its store path, so that it is known before anything is
               fetched; keep, drop and links: toolchain_tree.py; wanted and without: toolchain_pins.py
 
+    or, for a tree `tools` that holds more, with libc and shell of another toolchain, and the same store paths of these:
+
+    description: TEXT?
+    extends: NAME                        a toolchain that extends none
+    systems:
+      x86_64-linux:
+        base: HASH                       the `nar` of its `tools` when this was pinned
+        tools: TREE                      what goes in besides
+        debs: {...}                      packages that are not in it
+
 A wrapped linker gives what it links the store's ELF interpreter and run path. It names the tree `libc`, which is the
 one reference of `tools`; the trees are content-addressed sources, the same wherever they are made.
 """
@@ -29,13 +39,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping as MappingType
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
-from typing import Any, cast
-
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from reconciler.core.errors import Faults, FormatError
 from reconciler.core.nix.hashes import Hash
@@ -45,6 +52,17 @@ from reconciler.inventory.desired import Position
 from reconciler.inventory.faults import InputError
 from reconciler.inventory.names import did_you_mean
 from reconciler.packages.toolchain_tree import Shape
+from reconciler.packages.toolchain_written import (
+    EXTENDS,
+    WrittenDeb,
+    WrittenExtendedSystem,
+    WrittenExtension,
+    WrittenSystem,
+    WrittenTree,
+    WrittenTrees,
+    read,
+    shape_of,
+)
 from reconciler.packages.written import find
 
 HOST = "host"
@@ -86,6 +104,7 @@ class Tree:
     references: tuple[StorePath, ...]
     debs: tuple[Deb, ...]
     shape: Shape
+    base: Tree | None = None  # what `debs` and `shape` come on top of
 
 
 @dataclass(frozen=True)
@@ -134,78 +153,6 @@ def tree_path(name: str, role: str, nar_hash: Hash, references: tuple[StorePath,
     return source_path(f"{name}-{role}", nar_hash, references)
 
 
-# --- what is written --------------------------------------------------------------------------------------------------
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class WrittenDeb(_Strict):
-    version: str
-    architecture: str
-    sha256: str
-    url: str | None = None
-
-
-class WrittenTree(_Strict):
-    nar: str
-    packages: list[str] = Field(min_length=1)
-    keep: list[str] = []
-    drop: list[str] = []
-    links: dict[str, str] = {}
-    wanted: list[str] = []
-    without: list[str] = []
-
-
-class WrittenTrees(_Strict):
-    libc: WrittenTree
-    shell: WrittenTree
-    tools: WrittenTree
-
-
-class WrittenSystem(_Strict):
-    loader: str
-    libraries: str
-    linkers: list[str] = []
-    trees: WrittenTrees
-    debs: dict[str, WrittenDeb]
-
-
-class WrittenToolchain(_Strict):
-    description: str = ""
-    systems: dict[str, WrittenSystem] = Field(min_length=1)
-
-
-def read(path: Path, shown: str) -> tuple[WrittenToolchain, yaml.Mapping]:
-    """What a definition says, and where; Faults with everything that is wrong in how it says it."""
-    node = yaml.load(path, shown)
-    if not isinstance(node, yaml.Mapping):
-        raise InputError(node.position, "a toolchain is a mapping", "it begins with `systems:`")
-    try:
-        return WrittenToolchain.model_validate(_text(node)), node
-    except ValidationError as error:
-        faults = [_fault(node, cast(dict[str, Any], details)) for details in error.errors()]
-        raise Faults(faults) if len(faults) > 1 else faults[0] from None
-
-
-def _text(node: yaml.Node) -> Any:
-    if isinstance(node, yaml.Scalar):
-        return node.text
-    if isinstance(node, yaml.Sequence):
-        return [_text(item) for item in node.items]
-    return {key: _text(entry.value) for key, entry in node.entries.items()}
-
-
-def _fault(root: yaml.Node, details: dict[str, Any]) -> InputError:
-    *place, last = details["loc"]
-    if details["type"] == "extra_forbidden":
-        return InputError(find(root, details["loc"])[1], f"there is no key '{last}' here")
-    if details["type"] == "missing":
-        return InputError(find(root, tuple(place))[1], f"'{last}' is missing")
-    return InputError(find(root, details["loc"])[1], str(details["msg"]))
-
-
 # --- what it means ----------------------------------------------------------------------------------------------------
 
 
@@ -228,13 +175,27 @@ class _Reader:
         for role in WrittenTrees.model_fields:
             libc = trees.get("libc")
             references = (libc.path,) if role == "tools" and libc is not None and given.linkers else ()
-            trees[role] = self._tree(role, getattr(given.trees, role), debs, references)
+            trees[role] = self._tree(role, getattr(given.trees, role), debs, references, ("trees", role))
         libc, shell, tools = (trees[role] for role in ("libc", "shell", "tools"))
         if self.faults or libc is None or shell is None or tools is None:
             return None
         return Toolchain(
             self._name, self._system, libc, shell, tools, given.loader, given.libraries, tuple(given.linkers)
         )
+
+    def extended(self, given: WrittenExtendedSystem, base: Toolchain) -> Toolchain | None:
+        """`base` with what is added to its tools."""
+        if not given.tools.nar:
+            self._fault((), f"the toolchain '{self._name}' is not pinned yet", pinning(self._name))
+            return None
+        if given.base != base.tools.nar_hash.base16:
+            now = f"the tools of {base.name} are {base.tools.nar_hash.base16} now"
+            self._fault(("base",), f"'{self._name}' was pinned on another {base.name}: {now}", pinning(self._name))
+        debs = {package: self._deb(package, deb) for package, deb in given.debs.items()}
+        tools = self._tree("tools", given.tools, debs, base.tools.references, ("tools",))
+        if self.faults or tools is None:
+            return None
+        return replace(base, name=self._name, tools=replace(tools, base=base.tools))
 
     def _fault(self, location: tuple[int | str, ...], message: str, hint: str | None = None) -> None:
         _, position = find(self._root, ("systems", self._system, *location))
@@ -262,9 +223,13 @@ class _Reader:
         return Deb(package, given.version, given.architecture, digest, given.url) if digest else None
 
     def _tree(
-        self, role: str, given: WrittenTree, debs: MappingType[str, Deb | None], references: tuple[StorePath, ...]
+        self,
+        role: str,
+        given: WrittenTree,
+        debs: MappingType[str, Deb | None],
+        references: tuple[StorePath, ...],
+        place: tuple[str, ...],
     ) -> Tree | None:
-        place = ("trees", role)
         found = []
         for index, package in enumerate(given.packages):
             if package not in debs:
@@ -281,11 +246,6 @@ class _Reader:
             return None
         shape = shape_of(given)
         return Tree(tree_path(self._name, role, digest, references), digest, references, tuple(found), shape)
-
-
-def shape_of(given: WrittenTree) -> Shape:
-    """What of its packages goes into a tree."""
-    return Shape(tuple(given.keep), tuple(given.drop), tuple(sorted(given.links.items())))
 
 
 # --- looking them up --------------------------------------------------------------------------------------------------
@@ -337,10 +297,26 @@ class Toolchains:
                 f"{shown} has it for {', '.join(given.systems)}",
             )
         reader = _Reader(name, system, root)
-        made = reader.toolchain(given.systems[system])
+        if isinstance(given, WrittenExtension):
+            made = reader.extended(given.systems[system], self.base(given, root, system))
+        else:
+            made = reader.toolchain(given.systems[system])
         if made is None:
             raise Faults(reader.faults) if len(reader.faults) > 1 else reader.faults[0]
         return made
+
+    def base(self, given: WrittenExtension, root: yaml.Mapping, system: str) -> Toolchain:
+        """What a toolchain extends; InputError where it cannot."""
+        _, place = find(root, (EXTENDS,))
+        file = self.file(given.extends)
+        if file is not None and isinstance(read(file, self.shown(file))[0], WrittenExtension):
+            raise InputError(place, f"'{given.extends}' is itself an extension", "extend what it extends")
+        return self.find(given.extends, system, place)
+
+
+def pinning(name: str) -> str:
+    """What to do about a definition whose pins are not right."""
+    return f"reconciler packages toolchain {name}"
 
 
 def shipped() -> Path:

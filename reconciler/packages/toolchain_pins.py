@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,16 +24,22 @@ from reconciler.packages.toolchain import (
     NAME,
     SHIPPED,
     Deb,
+    Toolchain,
     Toolchains,
-    WrittenSystem,
-    WrittenToolchain,
-    WrittenTree,
-    WrittenTrees,
     linker_wrapper,
-    read,
-    shape_of,
     shipped,
     tree_path,
+)
+from reconciler.packages.toolchain_written import (
+    Written,
+    WrittenDeb,
+    WrittenExtendedSystem,
+    WrittenExtension,
+    WrittenSystem,
+    WrittenTree,
+    WrittenTrees,
+    read,
+    shape_of,
 )
 
 ARCHITECTURES = {"x86_64-linux": "amd64", "aarch64-linux": "arm64", "i686-linux": "i386", "riscv64-linux": "riscv64"}
@@ -49,19 +55,38 @@ class Pinned:
     packages: Mapping[str, tuple[str, ...]]
     nars: Mapping[str, Hash]
     debs: Mapping[str, Deb]
+    base: Toolchain | None = None
 
 
 def pin(name: str, system: str, given: WrittenSystem) -> Pinned:
     """Look up, fetch and put together what a definition wants. StoreError where apt cannot."""
+    trees = {role: getattr(given.trees, role) for role in WrittenTrees.model_fields}
+    return _pinned(name, given, _look_up(system, trees))
+
+
+def pin_extension(system: str, given: WrittenExtendedSystem, base: Toolchain, lacks: Iterable[str]) -> Pinned:
+    """The same of what is added to the tools of `base`, whose packages are taken as they are there; nor is fetched what
+    `base` does without (`lacks`)."""
+    chosen = _look_up(system, {"tools": given.tools}, {deb.package for deb in base.tools.debs} | set(lacks))["tools"]
+    shape, files = shape_of(given.tools), dict(zip(chosen, debs.fetch(chosen), strict=True))
+    used = tuple(deb for deb, file in files.items() if toolchain_sources.wanted(shape, file))
+    layers = [*toolchain_sources.layers(base.tools), (shape, [files[deb] for deb in used])]
+    entries = toolchain_sources.assembled(layers, dict.fromkeys(base.linkers, base.wrapper))
+    packages = {"tools": tuple(deb.package for deb in used)}
+    return Pinned(packages, {"tools": toolchain_sources.measured(entries)}, {deb.package: deb for deb in used}, base)
+
+
+def _look_up(system: str, trees: Mapping[str, WrittenTree], lacks: Collection[str] = ()) -> dict[str, Sequence[Deb]]:
+    """The packages, by tree, that the mirrors have now."""
     architecture = ARCHITECTURES.get(system)
     if architecture is None:
         raise StoreError(f"Debian has no packages for {system}", f"it has for {', '.join(ARCHITECTURES)}")
     with FileLock(_lock()):
         apt = debs.prepared(architecture)
         apt.update()
-        chosen = {role: _closure(apt, role, getattr(given.trees, role)) for role in WrittenTrees.model_fields}
+        chosen = {role: _closure(apt, role, given, lacks) for role, given in trees.items()}
         found = _hashed(apt, {package: spec for each in chosen.values() for package, spec in each.items()})
-    return _pinned(name, given, {role: [found[package] for package in sorted(each)] for role, each in chosen.items()})
+    return {role: [found[package] for package in sorted(each)] for role, each in chosen.items()}
 
 
 def _lock() -> str:
@@ -69,8 +94,8 @@ def _lock() -> str:
     return str(cache_directory() / "apt.lock")
 
 
-def _closure(apt: Apt, role: str, given: WrittenTree) -> dict[str, tuple[str, str]]:
-    """Version and architecture of each package that a tree is made from."""
+def _closure(apt: Apt, role: str, given: WrittenTree, lacks: Collection[str]) -> dict[str, tuple[str, str]]:
+    """Version and architecture of each package that a tree is made from; `lacks`: of those that it is not."""
     if not given.wanted:
         raise StoreError(f"the tree '{role}' does not say what is `wanted`, so there is nothing to look up")
     said = apt.run("install", "--simulate", "--no-install-recommends", "--quiet", *given.wanted)
@@ -78,7 +103,7 @@ def _closure(apt: Apt, role: str, given: WrittenTree) -> dict[str, tuple[str, st
         match["package"].partition(":")[0]: (match["version"], match["architecture"])
         for match in _INSTALLED.finditer(said)
     }
-    return {package: spec for package, spec in found.items() if package not in given.without}
+    return {package: spec for package, spec in found.items() if package not in given.without and package not in lacks}
 
 
 def _hashed(apt: Apt, wanted: Mapping[str, tuple[str, str]]) -> dict[str, Deb]:
@@ -104,7 +129,7 @@ def _pinned(name: str, given: WrittenSystem, chosen: Mapping[str, Sequence[Deb]]
         files = dict(zip(candidates, debs.fetch(candidates), strict=True))
         used[role] = tuple(deb for deb, file in files.items() if toolchain_sources.wanted(shape, file))
         wrapped = dict.fromkeys(given.linkers, wrapper) if role == "tools" else {}
-        entries = toolchain_sources.assembled(shape, [files[deb] for deb in used[role]], wrapped)
+        entries = toolchain_sources.assembled([(shape, [files[deb] for deb in used[role]])], wrapped)
         nars[role] = toolchain_sources.measured(entries)
         if role == "libc":
             wrapper = linker_wrapper(tree_path(name, role, nars[role], ()), given.loader, given.libraries)
@@ -127,62 +152,97 @@ def renew(name: str, toolchains: Toolchains, folder: Path) -> Renewed:
     if not NAME.fullmatch(name) or name == HOST:
         raise UsageError(f"'{name}' cannot name a toolchain", "a name such as debian-12 or our-gcc")
     start = toolchains.file(name) or shipped() / f"{SHIPPED}.yml"
-    given, _ = read(start, toolchains.shown(start))
-    pinned = {system: pin(name, system, spec) for system, spec in given.systems.items()}
-    changed = {system: tuple(moved(spec, pinned[system])) for system, spec in given.systems.items()}
+    given, root = read(start, toolchains.shown(start))
+    if isinstance(given, WrittenExtension):
+        bases = {system: toolchains.base(given, root, system) for system in given.systems}
+        lacks = _lacks(given.extends, toolchains)
+        pinned = {
+            system: pin_extension(system, spec, bases[system], lacks[system]) for system, spec in given.systems.items()
+        }
+    else:
+        pinned = {system: pin(name, system, spec) for system, spec in given.systems.items()}
+    changed = {system: tuple(moved(spec.debs, pinned[system])) for system, spec in given.systems.items()}
     return Renewed(folder / FOLDER / f"{name}.yml", text(name, given, pinned), changed)
+
+
+def _lacks(name: str, toolchains: Toolchains) -> dict[str, list[str]]:
+    """The packages that a toolchain which extends none does without in its tools, by system."""
+    file = toolchains.file(name)
+    assert file is not None, name
+    given, _ = read(file, toolchains.shown(file))
+    assert not isinstance(given, WrittenExtension), name
+    return {system: spec.trees.tools.without for system, spec in given.systems.items()}
 
 
 # --- as text ----------------------------------------------------------------------------------------------------------
 
 
-def text(name: str, given: WrittenToolchain, pinned: Mapping[str, Pinned]) -> str:
+def text(name: str, given: Written, pinned: Mapping[str, Pinned]) -> str:
     """The definition with what was pinned in it."""
     return "\n".join([*_lines(name, given, pinned), ""])
 
 
-def _lines(name: str, given: WrittenToolchain, pinned: Mapping[str, Pinned]) -> Iterator[str]:
+def _lines(name: str, given: Written, pinned: Mapping[str, Pinned]) -> Iterator[str]:
     yield f"# A toolchain for recipes: `toolchain: {name}`. Hashes, versions and packages are written by"
     yield f"#   reconciler packages toolchain {name}"
     yield "# which looks up again what is `wanted`; the rest is yours to change."
     yield f"description: {_quoted(given.description)}"
+    if isinstance(given, WrittenExtension):
+        yield f"extends: {given.extends}"
     yield "systems:"
     for system, spec in given.systems.items():
         yield f"  {system}:"
-        yield f"    loader: {spec.loader}"
-        yield f"    libraries: {spec.libraries}"
-        yield f"    linkers: [{', '.join(spec.linkers)}]"
-        yield "    trees:"
-        for role in WrittenTrees.model_fields:
-            yield from _tree(role, getattr(spec.trees, role), pinned[system])
+        if isinstance(spec, WrittenSystem):
+            yield from _trees(spec, pinned[system])
+        else:
+            yield from _addition(spec, pinned[system])
         yield "    debs:"
         for _, deb in sorted(pinned[system].debs.items()):
-            was = spec.debs.get(deb.package)
-            url = f", url: {was.url}" if was and was.url and was.sha256 == deb.sha256.base16 else ""
-            yield f"      {deb.package}:"
-            version = f"version: {_quoted(deb.version)}, architecture: {deb.architecture}"
-            yield f"        {{{version}, sha256: {deb.sha256.base16}{url}}}"
+            yield from _deb(deb, spec.debs.get(deb.package))
 
 
-def _tree(role: str, given: WrittenTree, pinned: Pinned) -> Iterator[str]:
-    yield f"      {role}:"
+def _trees(given: WrittenSystem, pinned: Pinned) -> Iterator[str]:
+    yield f"    loader: {given.loader}"
+    yield f"    libraries: {given.libraries}"
+    yield f"    linkers: [{', '.join(given.linkers)}]"
+    yield "    trees:"
+    for role in WrittenTrees.model_fields:
+        yield f"      {role}:"
+        yield from _tree(role, getattr(given.trees, role), pinned, " " * 8)
+
+
+def _addition(given: WrittenExtendedSystem, pinned: Pinned) -> Iterator[str]:
+    assert pinned.base is not None
+    yield f"    base: {pinned.base.tools.nar_hash.base16}"
+    yield "    tools:"
+    yield from _tree("tools", given.tools, pinned, " " * 6)
+
+
+def _deb(deb: Deb, was: WrittenDeb | None) -> Iterator[str]:
+    url = f", url: {was.url}" if was and was.url and was.sha256 == deb.sha256.base16 else ""
+    yield f"      {deb.package}:"
+    version = f"version: {_quoted(deb.version)}, architecture: {deb.architecture}"
+    yield f"        {{{version}, sha256: {deb.sha256.base16}{url}}}"
+
+
+def _tree(role: str, given: WrittenTree, pinned: Pinned, margin: str) -> Iterator[str]:
     for key in _LISTS:
         if listed := getattr(given, key):
-            yield from _wrapped(key, listed)
+            yield from _wrapped(f"{margin}{key}", listed)
     if given.links:
-        yield f"        links: {{{', '.join(f'{path}: {target}' for path, target in given.links.items())}}}"
-    yield f"        nar: {pinned.nars[role].base16}"
-    yield from _wrapped("packages", pinned.packages[role])
+        yield f"{margin}links: {{{', '.join(f'{path}: {target}' for path, target in given.links.items())}}}"
+    yield f"{margin}nar: {pinned.nars[role].base16}"
+    yield from _wrapped(f"{margin}packages", pinned.packages[role])
 
 
 def _wrapped(key: str, words: Iterable[str]) -> Iterator[str]:
     """A list, wrapped as an author would."""
-    line = f"        {key}: ["
+    line = f"{key}: ["
     for word in words:
         item = f"{_quoted(word)}, "
         if len(line) + len(item) > 118:
             yield line.rstrip()
-            line = "          "
+            line = " " * (len(key) - len(key.lstrip()) + 2)
         line += item
     yield f"{line.removesuffix(', ')}]"
 
@@ -192,10 +252,10 @@ def _quoted(word: str) -> str:
     return word if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9+./_~-]*", word) else json.dumps(word)
 
 
-def moved(given: WrittenSystem, pinned: Pinned) -> list[str]:
+def moved(given: Mapping[str, WrittenDeb], pinned: Pinned) -> list[str]:
     """What changed, a line a package: `make  4.3-4 -> 4.3-4.1`."""
-    names = sorted({*given.debs, *pinned.debs})
-    old = {package: deb.version for package, deb in given.debs.items()}
+    names = sorted({*given, *pinned.debs})
+    old = {package: deb.version for package, deb in given.items()}
     new = {package: deb.version for package, deb in pinned.debs.items()}
     return [
         f"{name}  {old.get(name, 'not there')} -> {new.get(name, 'gone')}"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,9 @@ from reconciler.packages.toolchain_tree import Shape, archive, in_usr, tree
 
 _UNWRAPPED = ".unwrapped"
 _SEEN_AS = "/usr"
+
+# What goes into a tree, and the packages that it comes from.
+Layer = tuple[Shape, Sequence[Path]]
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,7 @@ class ToolchainSource:
         return kept
 
     def _make(self, kept: Path) -> None:
-        entries = assembled(self.tree.shape, debs.fetch(self.tree.debs), self._wrapped)
+        entries = assembled(layers(self.tree), self._wrapped)
         with tempfile.NamedTemporaryFile(dir=kept.parent, delete=False) as file:
             try:
                 self._check(_written(entries, file.write))
@@ -92,10 +96,17 @@ def sources(toolchain: Toolchain) -> tuple[ToolchainSource, ...]:
     return tuple(ToolchainSource(toolchain, each) for each in toolchain.trees)
 
 
-def assembled(shape: Shape, files: list[Path], wrapped: dict[str, str]) -> dict[str, nar.Node]:
+def layers(made: Tree) -> tuple[Layer, ...]:
+    """What a tree is put together from, the lowest first; its packages are fetched."""
+    return (*(layers(made.base) if made.base else ()), (made.shape, debs.fetch(made.debs)))
+
+
+def assembled(parts: Sequence[Layer], wrapped: dict[str, str]) -> dict[str, nar.Node]:
     """The tree of some packages; `wrapped`: by path of a linker, the text that takes its place."""
+    entries: dict[str, nar.Node] = {}
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # decompressing is most of the work, and lets others run
-        entries = tree(shape, pool.map(lambda file: wanted(shape, file), files))
+        for shape, files in parts:
+            entries = tree(shape, pool.map(functools.partial(wanted, shape), files), entries)
     for path, text in wrapped.items():
         node = entries.get(path)
         if not isinstance(node, nar.File):

@@ -50,9 +50,12 @@ def _compiled(patterns: tuple[str, ...]) -> re.Pattern[str]:
     return _known[patterns]
 
 
-def tree(shape: Shape, packages: Iterable[Iterable[Member]]) -> dict[str, nar.Node]:
-    """Files and links by their path in the tree; FormatError where two packages, or two paths, cannot both be."""
-    found: dict[str, nar.Node] = {}
+def tree(
+    shape: Shape, packages: Iterable[Iterable[Member]], onto: Mapping[str, nar.Node] | None = None
+) -> dict[str, nar.Node]:
+    """Files and links by their path in the tree, besides those of `onto`; FormatError where two packages, or two
+    paths, cannot both be."""
+    found: dict[str, nar.Node] = dict(onto or {})
     for members in packages:
         for member in members:
             parts = in_usr(member.parts)

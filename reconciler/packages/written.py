@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from reconciler.inventory.desired import Position
@@ -60,6 +60,16 @@ class WrittenSource(_Strict):
         return self
 
 
+class WrittenPatch(_Strict):
+    path: str
+    strip: str = "1"
+
+
+def _patch(written: Any) -> Any:
+    """A patch that is written as its path alone."""
+    return {"path": written} if isinstance(written, str) else written
+
+
 class WrittenVersion(_Strict):
     """The keys that a version may say otherwise than the recipe."""
 
@@ -67,10 +77,12 @@ class WrittenVersion(_Strict):
     toolchain: str | None = None
     source: WrittenSource | None = None
     sources: list[WrittenSource] | None = None
+    patches: list[Annotated[WrittenPatch, BeforeValidator(_patch)]] | None = None
     inputs: list[str] | None = None
     build: str | None = None
     check: str | None = None
     outputs: list[str] | None = Field(default=None, min_length=1)
+    features: list[str] | None = None
     runtime: list[str] | None = None
     install: dict[str, str] | None = None
 
@@ -97,6 +109,7 @@ class WrittenRecipe(WrittenVersion):
 _VERSION_KEYS = tuple(WrittenVersion.model_fields)
 _KEYS = tuple(WrittenRecipe.model_fields)
 _SOURCE_KEYS = tuple(WrittenSource.model_fields)
+_PATCH_KEYS = tuple(WrittenPatch.model_fields)
 
 
 def read(node: Mapping) -> tuple[WrittenRecipe | None, list[InputError]]:
@@ -169,8 +182,19 @@ def _fault(details: ErrorDetails, root: Node) -> InputError:
     if kind != "extra_forbidden":
         if kind == "literal_error":
             return InputError(position, _LITERALS[str(location[-1])])
+        if kind == "missing":
+            return InputError(position, f"'{location[-1]}' is missing")
         return InputError(position, _WANTED.get(kind, details["msg"]))
     key = str(location[-1])
-    allowed = _SOURCE_KEYS if {"source", "sources"} & set(location[:-1]) else _VERSION_KEYS if location[:-1] else _KEYS
+    allowed = _allowed(location[:-1])
     hint = did_you_mean(key, allowed) or f"known here: {', '.join(allowed)}"
     return InputError(position, f"there is no key '{key}' here", hint)
+
+
+def _allowed(place: tuple[int | str, ...]) -> tuple[str, ...]:
+    """The keys that can stand at a place."""
+    if {"source", "sources"} & set(place):
+        return _SOURCE_KEYS
+    if "patches" in place:
+        return _PATCH_KEYS
+    return _VERSION_KEYS if place else _KEYS

@@ -5,14 +5,20 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from reconciler.core.nix.store_path import StorePath
+from reconciler.core.store.store import Store
 from reconciler.packages import downloads
 from tests.e2e.operator import Operator
+from tests.e2e.test_build_on import built_in, held, other_store
 from tests.hosts.fixture import MakeFleet
-from tests.hosts.host import TestHost
+from tests.hosts.host import Fleet, TestHost
+from tests.oracle import RealNix
+from tests.packages import bare
 
 pytestmark = [pytest.mark.root, pytest.mark.nix, pytest.mark.network]
 
@@ -22,10 +28,21 @@ SYSTEM = "nix/var/nix/profiles/system"
 HELLO = "Hello, world!\n"
 
 
+Admin = Callable[..., Operator]
+
+
 @pytest.fixture
-def admin(fleet: MakeFleet, tmp_path: Path) -> Operator:
-    """Somebody with a copy of inventories/gnu, and two hosts of its names where `lab up` would put them."""
-    hosts = fleet(["gnu01", "gnu02"])
+def administrator(fleet: MakeFleet, tmp_path: Path) -> Admin:
+    """Somebody with a copy of inventories/gnu, and hosts of its names where `lab up` would put them."""
+    return lambda *names: _administrator(fleet(list(names)), tmp_path)
+
+
+@pytest.fixture
+def admin(administrator: Admin) -> Operator:
+    return administrator("gnu01", "gnu02")
+
+
+def _administrator(hosts: Fleet, tmp_path: Path) -> Operator:
     inventory = tmp_path / "gnu"
     shutil.copytree(INVENTORY, inventory, ignore=shutil.ignore_patterns(".lab"))
     (inventory / ".lab").mkdir()
@@ -54,12 +71,13 @@ def packages_of_alice(host: TestHost) -> list[str]:
 
 def test_gnu_programs_are_built_run_removed_rolled_back_and_returned_to(admin: Operator) -> None:
     alice_wants(admin, "hello", "units")
-    admin.run("deploy", "--hosts", "all", "--yes=2", "-m", "three GNU programs", timeout=420)
+    admin.run("deploy", "--hosts", "gnu01,gnu02", "--yes", "-m", "GNU programs", timeout=420)
     first, second = admin.fleet
     for host in admin.fleet:
         assert host.run("/run/current-system/sw/bin/hello").stdout == HELLO
         assert host.run(["bash", "-lc", "hello --version"]).stdout.startswith("hello (GNU Hello) 2.10\n")
         assert host.run(["bash", "-lc", "units -t 'kilometer' 'meter'"]).stdout.split() == ["1000"]
+    assert "hello -> " in second.run(["bash", "-lc", "tree --noreport /run/current-system/sw/bin"]).stdout
     assert second.run(["bash", "-lc", "which hello"]).stdout == "/run/current-system/sw/bin/hello\n"
     assert second.run(["bash", "-lc", "readlink $(type -p which)"]).stdout.startswith("/nix/store/")
     assert first.run("hello", "alice").returncode == 127, "a shell that reads no profile has no PATH of ours"
@@ -97,3 +115,82 @@ def test_gnu_programs_are_built_run_removed_rolled_back_and_returned_to(admin: O
     assert packages_of_alice(first) == ["units-2.22"], "what we recorded is whole after a collection"
     assert links(first, SYSTEM) == before
     admin.verify()
+
+
+@pytest.mark.slow
+def test_jq_and_less_run_with_libraries_and_terminals_of_the_store_alone(administrator: Admin, tmp_path: Path) -> None:
+    """From Debian's tarballs: jq by autoreconf, with oniguruma and a patch; less with ncurses and its terminals."""
+    admin = administrator("gnu03")
+    admin.run("deploy", "--hosts", "gnu03", "-m", "jq and less", timeout=1800)
+    (host,) = admin.fleet
+    jq = """echo '{"a": ["one", "two"]}' | jq -c '.a | map(ascii_upcase | sub("(?<x>[A-M])"; "\\(.x)\\(.x)"))'"""
+    assert host.run(["bash", "-lc", jq]).stdout == '["ONEE","TWO"]\n'
+    assert host.run(["bash", "-lc", "jq --version"]).stdout == "jq-1.6\n"
+    assert host.run(["bash", "-lc", "less --version"]).stdout.startswith("less 590 (POSIX regular expressions)\n")
+    assert host.run(["bash", "-lc", "hello | less"]).stdout == HELLO
+    built = admin.json("build", "jq", "less", "ncurses")["packages"]
+    jq_path, less, ncurses = (StorePath.parse(package["paths"][0]) for package in built)
+    text = f"{less}/share/man/man1/less.1"
+    with Store.open(str(admin.store)) as store:
+        toolchain = {"debian-12-libc", "debian-12-shell"}  # a shell: libraries come with a script that tells of them
+        assert {path.name for path in store.closure([jq_path])} == {"jq-1.6", "oniguruma-6.9.8", *toolchain}
+        assert {path.name for path in store.closure([less])} == {"less-590", "ncurses-6.4", *toolchain}
+        assert bare.run(tmp_path / "1", store, [jq_path], f"{jq_path}/bin/jq", "-n", '"ab" | test("^a.$")') == "true\n"
+        for number, (term, colors) in enumerate({"xterm-256color": "256", "linux": "8", "screen": "8"}.items(), 2):
+            tput = bare.run(tmp_path / f"{number}", store, [ncurses], f"{ncurses}/bin/tput", "colors", term=term)
+            assert tput == f"{colors}\n"
+        shown = bare.on_terminal(
+            tmp_path / "less", store, [less], f"{less}/bin/less", text, term="xterm-256color", typed="q"
+        )
+        unknown = bare.on_terminal(tmp_path / "no", store, [less], f"{less}/bin/less", text, term="nix", typed="\nq")
+    assert ".TH LESS 1" in shown
+    assert "\x1b[?1049h" in shown, "what this terminal wants to be told first"
+    assert "terminal is not fully functional" not in shown
+    assert "terminal is not fully functional" in unknown
+    admin.run("build", "jq", "less", "--check", timeout=900)
+    admin.verify()
+
+
+@pytest.mark.slow
+def test_hello_is_the_same_built_here_there_on_a_third_host_and_substituted(administrator: Admin) -> None:
+    """The whole of it, compiler and C library from Debian's packages, by one command each."""
+    admin = administrator("gnu01", "gnu02", "gnu03", "gnu04", "build01")
+    inventory = Path(admin.environment["RECONCILER_INVENTORY"])
+    hosts = {host.name: host for host in admin.fleet}
+    settings = {
+        "ansible_user": "root",
+        "ansible_ssh_common_args": "-F '{{ inventory_dir }}/.lab/ssh_config'",
+        "desired": {"packages": ["hello"]},
+    }
+    (inventory / "hosts.yml").write_text(json.dumps({"all": {"vars": settings, "hosts": dict.fromkeys(hosts)}}))
+
+    here = admin.store
+    admin.run("deploy", "--hosts", "gnu01", "--build-on", "controller", timeout=420)
+    assert "hello-2.10" in built_in(here)
+    admin.run("key", "generate", "test-1", "--out", str(admin.home))
+    pushed = ["cache", "push", "--to", str(admin.home / "cache"), "--key", str(admin.home / "test-1.secret")]
+    admin.run(*pushed, "hello")
+
+    there = other_store(admin, "store-target")
+    admin.run("deploy", "--hosts", "gnu02", "--build-on", "target", timeout=420)
+    assert "hello-2.10" in built_in(hosts["gnu02"].root)
+    assert built_in(there) == []
+
+    third = other_store(admin, "store-third")
+    admin.run("deploy", "--hosts", "gnu03", "--build-on", "build01", timeout=420)
+    assert built_in(hosts["build01"].root) == ["hello-2.10"]
+    assert "hello-2.10" not in {*built_in(third), *built_in(hosts["gnu03"].root)}
+
+    substituted = other_store(admin, "store-cache")
+    key = (admin.home / "test-1.public").read_text().strip()
+    (admin.directory / "reconciler.yml").write_text(f'caches: [{{url: "file://{admin.home}/cache", key: "{key}"}}]\n')
+    admin.run("deploy", "--hosts", "gnu04", timeout=420)
+    assert "hello-2.10" not in {*built_in(substituted), *built_in(hosts["gnu04"].root)}
+
+    wanted = held(hosts["gnu01"])
+    assert {name.partition("-")[2] for name in wanted} >= {"hello-2.10", "debian-12-libc"}
+    for name in ("gnu01", "gnu02", "gnu03", "gnu04"):
+        assert held(hosts[name]) == wanted, name
+        assert hosts[name].run("/run/current-system/sw/bin/hello").stdout == HELLO
+    for store in (here, third, substituted):
+        RealNix(store).verify()

@@ -141,6 +141,35 @@ def test_a_tarball_is_downloaded_once_and_kept_by_its_hash(fake_apt: Callable[[b
     assert fake.commands.count("apt-get source") == 1
 
 
+@pytest.mark.parametrize("lacking", [set(), {"thing=1.0-1"}, {"thing=1.0-2"}, {"thing=1.0-1", "thing=1.0-2"}])
+def test_a_tarball_that_one_archive_lists_and_leaves_to_another_is_fetched_there(
+    fake_apt: Callable[[bytes], FakeApt], monkeypatch: pytest.MonkeyPatch, lacking: set[str]
+) -> None:
+    """An archive for updates, which lists the tarball of the version before."""
+    fake = fake_apt(b"tarball")
+    asked: list[str] = []
+
+    def run(command: list[str], environment: dict[str, str], cwd: Path | None) -> str:
+        if command[1] == "showsrc":
+            return "\n\n".join(
+                SHOWSRC.format(digest="0" * 64).replace("1.0-2\n", f"{it}\n") for it in ("1.0-2", "1.0-1")
+            )
+        if command[1] != "source":
+            return ""
+        asked.append(command[-1])
+        if command[-1] in lacking:
+            raise StoreError("404  Not Found")
+        return fake([*command[:-1], "thing=1.0-2"], environment, cwd)
+
+    monkeypatch.setattr(debian, "_command", run)
+    if len(lacking) == 2:
+        with pytest.raises(StoreError, match="404  Not Found"):
+            debian.fetch(spec(b"tarball"))
+    else:
+        assert debian.fetch(spec(b"tarball")).read_bytes() == b"tarball"
+    assert asked == ["thing=1.0-2", *(["thing=1.0-1"] if "thing=1.0-2" in lacking else [])]
+
+
 def test_a_kept_tarball_that_was_damaged_is_fetched_again(fake_apt: Callable[[bytes], FakeApt]) -> None:
     fake = fake_apt(b"tarball")
     debian.fetch(spec(b"tarball")).write_bytes(b"rotten")

@@ -100,6 +100,28 @@ def test_a_tag_and_a_commit_mean_the_same_tree(project: Project, repository: Rep
     assert len(outputs) == 1
 
 
+def test_a_tree_is_the_same_whatever_somebody_has_configured(
+    project: Project, repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository.commit(words="hello\nworld\n", id="$Format:%h$\n")
+    (repository.directory / ".gitattributes").write_text("id export-subst\n")
+    commit = repository.commit()
+    write(project, f"git: 'file://{repository.directory}', commit: {commit}")
+    pinned = set()
+    for number, own in enumerate(("", "[core]\n\tautocrlf = true\n\tabbrev = 20\n[tar]\n\tumask = 0177\n")):
+        home = tmp_path / f"home{number}"
+        (home / "git").mkdir(parents=True)
+        (home / ".gitconfig").write_text(own + f"[core]\n\tattributesFile = {home}/git/attributes\n")
+        (home / "git/attributes").write_text("* export-ignore\n" if own else "")
+        monkeypatch.setenv("HOME", str(home))
+        monkeypatch.setenv("XDG_CACHE_HOME", str(home / "cache"))
+        used = resolver(project)
+        used.resolve("words", SYSTEM)
+        pinned |= {entry.path for entry in used.used() if entry.set == "git"}
+    assert len(pinned) == 1
+    assert None not in pinned
+
+
 def test_a_pin_that_its_repository_has_no_more_is_told(
     project: Project, repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -60,6 +60,8 @@ def test_a_hash_may_be_written_in_every_way_of_nix(project: Project, digest: str
     assert source == DebianSpec("thing", "thing_1.orig.tar.gz", Hash.parse(DIGEST, "sha256"))
 
 
+KEYS = ["kind", "toolchain", "source", "sources", "patches", "inputs", "build", "check", "outputs", "features"]
+KEYS += ["runtime", "install"]
 FAULTS = {
     "an unknown key": (
         "version: 1\ntoolchain: host\nbiuld: x\n",
@@ -69,7 +71,7 @@ FAULTS = {
     "an unknown key of a version": (
         "toolchain: host\nversions:\n  1:\n    home: x\n",
         "4:5: there is no key 'home' here",
-        "known here: kind, toolchain, source, sources, inputs, build, check, outputs, runtime, install",
+        f"known here: {', '.join(KEYS)}",
     ),
     "an unknown key of a source": (
         "version: 1\ntoolchain: host\nsource:\n  pth: x\n",
@@ -141,9 +143,34 @@ FAULTS = {
         "3:10: 'a%20b' cannot name a file in the store",
         "say another with `file:`",
     ),
+    "what cannot name a feature": (
+        "version: 1\ntoolchain: host\nfeatures: [kvm, 'a b']\n",
+        "3:17: 'a b' cannot name a feature of a builder",
+        "letters, digits and _ . - : kvm, big-parallel, benchmark, nixos-test, …",
+    ),
+    "an input that hides what a builder must have": (
+        "version: 1\ntoolchain: host\ninputs: [requiredSystemFeatures]\n",
+        "3:10: the input 'requiredSystemFeatures' would hide the variable",
+        None,
+    ),
     "a list": ("- 1\n", "1:1: a recipe is a mapping", "it begins with `version: ...`"),
     "a key twice": ("version: 1\nversion: 2\n", "2:1: the key 'version' stands here a second time", None),
 }
+
+
+def test_features_are_what_nix_calls_required_system_features(project: Project) -> None:
+    text = (
+        "toolchain: host\nbuild: touch $out\nfeatures: [kvm, big-parallel, kvm]\nversions: {1: , 2: {features: []}}\n"
+    )
+    first, second = load(project.recipe("thing", text), "thing.yml").versions.values()
+    assert (first.features, second.features) == (("big-parallel", "kvm"), ())
+    resolver, said = project.resolver(), []
+    for version in ("1", "2"):
+        package = resolver.resolve(f"thing@{version}", "x86_64-linux")
+        assert package.derivation is not None
+        environment = resolver.graph([package]).derivations[package.derivation].environment
+        said.append(environment.get("requiredSystemFeatures"))
+    assert said == ["big-parallel kvm", None]
 
 
 @pytest.mark.parametrize("what", FAULTS)

@@ -78,6 +78,18 @@ def test_faults_of_an_input_are_told_where_the_input_stands(web: Project) -> Non
         web.resolver().resolve("top", SYSTEM, WHERE)
 
 
+def test_inputs_may_be_deep_and_not_without_end(project: Project) -> None:
+    for number in range(200):
+        inputs = f"inputs: [p{number + 1}]\n" if number < 199 else ""
+        project.recipe(f"p{number}", f"version: 1\ntoolchain: host\n{inputs}")
+    assert project.resolver().resolve("p60", SYSTEM).name == "p60"
+    with pytest.raises(UsageError) as error:
+        project.resolver().resolve("p0", SYSTEM)
+    assert error.value.message == (
+        "inventories/test/packages/p149.yml:3:10: p149@1 is an input of inputs of p0@1, more than 150 deep"
+    )
+
+
 def test_packages_that_need_each_other_are_an_error(project: Project) -> None:
     project.recipe("a", "version: 1\ntoolchain: host\ninputs: [b]\n")
     project.recipe("b", "version: 2\ntoolchain: host\ninputs: [c]\n")
@@ -161,3 +173,13 @@ def test_a_source_that_changes_after_it_was_read_is_an_error(project: Project, s
     file.write_text("after")
     with pytest.raises(StoreError, match="was changed while it was read"):
         instantiate(graph, store)
+
+
+def test_a_source_has_one_path_wherever_the_checkout_lies_and_however_it_is_called(tmp_path: Path) -> None:
+    paths = set()
+    for name in ("shop", "work/shop of bob"):
+        project = Project(tmp_path / name)
+        project.inventory.mkdir(parents=True)
+        project.recipe("all", "version: 1\ntoolchain: host\nkind: files\nsource: {path: ..}\n", near=False)
+        paths.add(str(project.resolver().resolve("all", SYSTEM).output))
+    assert len(paths) == 1

@@ -46,6 +46,7 @@ def test_a_file_tells_its_kind(folder: Path, file: str, text: str, kind: str) ->
     (folder / file).write_text(text)
     (folder / "new.yml").write_text(scaffold("new", str(folder / file), folder).recipe)
     assert f"\nkind: {kind}\n" in (folder / "new.yml").read_text()
+    assert ("\n# patches: [" in (folder / "new.yml").read_text()) == (kind == "autotools")
     (variant,) = load(folder / "new.yml", "new.yml").versions.values()
     assert isinstance(variant.sources[0], PathSpec)
 

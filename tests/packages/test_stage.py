@@ -94,8 +94,8 @@ def test_a_file_lies_beside_the_first_directory(project: Project, store: Store) 
 def test_inputs_are_found_by_name_and_on_every_path_in_their_order(project: Project, store: Store) -> None:
     tell = "echo 'echo '$name > $out/bin/tell; chmod 755 $out/bin/tell"
     layout = f"mkdir -p $out/bin $out/include $out/lib/pkgconfig\n  {tell}"
-    for name in ("one-lib", "two"):
-        write(project, name, f"build: |\n  {layout}\n")
+    for name, library in (("one-lib", "libone.a"), ("two", "libtwo.so.2")):
+        write(project, name, f"build: |\n  {layout}\n  touch $out/lib/{library}\n")
     script = """
   {
       echo $one_lib $two
@@ -111,7 +111,7 @@ def test_inputs_are_found_by_name_and_on_every_path_in_their_order(project: Proj
         f"{one} {two}",
         "two-1.0",
         f"-I{two}/include -I{one}/include",
-        f"-L{two}/lib -Wl,-rpath,{two}/lib -L{one}/lib -Wl,-rpath,{one}/lib",
+        f"-L{two}/lib -Wl,-rpath,{two}/lib -L{one}/lib",  # nothing is loaded from the other
         f"{two}/lib/pkgconfig:{one}/lib/pkgconfig",
         f"{two}:{one}",
         "top-1.0 top 1.0 1 C",

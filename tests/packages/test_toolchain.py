@@ -12,9 +12,10 @@ from reconciler.core.errors import BuildError, Faults, StoreError, UsageError
 from reconciler.core.nix.hashes import Hash
 from reconciler.core.store.store import Store
 from reconciler.inventory.desired import Position
-from reconciler.packages import debian, debs, toolchain, toolchain_pins, toolchain_sources
+from reconciler.packages import debian, debs, toolchain, toolchain_pins, toolchain_sources, toolchain_written
 from reconciler.packages.instantiate import instantiate
 from reconciler.packages.toolchain import Toolchain, Toolchains
+from reconciler.packages.toolchain_written import WrittenSystem
 from tests.packages.debs import FakeApt, deb, entry, link, pinned
 from tests.packages.project import Project
 
@@ -77,29 +78,55 @@ def small(project: Project, apt: FakeApt) -> Toolchain:
 
 def test_a_toolchain_of_the_project_hides_one_that_the_program_brings_along(project: Project) -> None:
     known = toolchains(project)
-    assert known.names() == ("debian-12",)
+    assert known.names() == ("debian-12", "debian-12-autotools")
     brought = known.find("debian-12", SYSTEM, HERE)
     assert brought.libc.path.name == "debian-12-libc"
     assert brought.tools.references == (brought.libc.path,)
     define(project, DEFINITION, "debian-12")
     define(project, DEFINITION)
     again = toolchains(project)
-    assert again.names() == ("debian-12", "small")
+    assert again.names() == ("debian-12", "debian-12-autotools", "small")
     assert again.find("debian-12", SYSTEM, HERE).libc.path != brought.libc.path
 
 
-def test_every_package_of_the_toolchain_that_comes_along_is_pinned_and_used() -> None:
-    path = toolchain.shipped() / "debian-12.yml"
-    given, _ = toolchain.read(path, "debian-12.yml")
+@pytest.mark.parametrize("name", ["debian-12", "debian-12-autotools"])
+def test_every_package_of_the_toolchains_that_come_along_is_pinned_and_used(name: str) -> None:
+    given, _ = toolchain_written.read(toolchain.shipped() / f"{name}.yml", name)
+    assert list(given.systems) == ["x86_64-linux", "aarch64-linux"]
     for system in given.systems.values():
-        trees = (system.trees.libc, system.trees.shell, system.trees.tools)
+        if isinstance(system, WrittenSystem):
+            trees = [system.trees.libc, system.trees.shell, system.trees.tools]
+        else:
+            trees = [system.tools]
         assert {name for tree in trees for name in tree.packages} == set(system.debs)
+
+
+@pytest.mark.parametrize("system", ["x86_64-linux", "aarch64-linux"])
+@pytest.mark.parametrize("name", ["debian-12", "debian-12-autotools"])
+def test_a_recipe_for_another_architecture_becomes_a_derivation_for_it(
+    project: Project, store: Store, name: str, system: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its sources are not fetched: they are what a builder of that architecture is sent."""
+    monkeypatch.setattr(toolchain_sources.ToolchainSource, "add_to", lambda *_: None)
+    project.recipe("thing", f"version: 1\ntoolchain: {name}\nbuild: x\n")
+    resolver = project.resolver()
+    package = resolver.resolve("thing", system)
+    assert package.derivation is not None
+    made = resolver.graph([package]).derivations[package.derivation]
+    assert made.system == system
+    chosen = resolver.toolchains.find(name, system, HERE)
+    assert made.environment["toolchain"] == str(chosen.tools.path)
+    machine = system.removesuffix("-linux")
+    assert all(machine in linker for linker in chosen.linkers)
+    assert f"lib/{machine}-linux-gnu" in chosen.wrapper
+    others = {"x86_64": "amd64", "aarch64": "arm64"}
+    assert {deb.architecture for tree in chosen.trees for deb in tree.debs} <= {"all", others[machine]}
 
 
 UNKNOWN = {
     ("debian-21", SYSTEM): ("there is no toolchain 'debian-21'", "did you mean 'debian-12'?"),
-    ("zig", SYSTEM): ("there is no toolchain 'zig'", "there are host, debian-12"),
-    ("debian-12", "aarch64-linux"): ("the toolchain 'debian-12' is none for aarch64-linux", None),
+    ("zig", SYSTEM): ("there is no toolchain 'zig'", "there are host, debian-12, debian-12-autotools"),
+    ("debian-12", "riscv64-linux"): ("the toolchain 'debian-12' is none for riscv64-linux", None),
 }
 
 

@@ -62,18 +62,13 @@ build: |
   c++ -static -o $out/bin/alone counted.cc
 """
 REPORT = '#!/usr/bin/env bash\nset -eu\nread -r words < <(hello)\necho "report: $words"\ncounted\n'
-TREE = "0160c535bff2b0dc6a830b9944e981e3427380f63e748da96ced7071faebabf6"
 
 
 @pytest.fixture
 def made(project: Project) -> Project:
     """GNU hello and tree from source, a C++ program with a library of its own, and a script that runs two of them."""
     project.recipe("hello", (PROJECT / "inventories/gnu/packages/hello.yml").read_text())
-    project.recipe(
-        "tree",
-        f"version: 2.1.0\ntoolchain: debian-12\nsource: {{debsrc: tree, sha256: {TREE}}}\n"
-        "build: |\n  make\n  make install PREFIX=$out\n",
-    )
+    project.recipe("tree", (PROJECT / "inventories/gnu/packages/tree.yml").read_text())
     project.file("counted.cc", CPP)
     project.file("library.c", "int seven(void) { return 7; }\n")
     project.recipe("seven", SEVEN)
@@ -143,6 +138,49 @@ def test_what_is_built_runs_where_there_is_only_the_store_and_nix_builds_the_sam
     oracle.verify()
 
 
+AUTOCONF = r"""AC_INIT([counter], [1.0])
+AM_INIT_AUTOMAKE([foreign])
+LT_INIT([disable-static])
+AC_PROG_CC
+AC_SEARCH_LIBS([seven], [seven], [], [AC_MSG_ERROR([no libseven])])
+AC_CONFIG_FILES([Makefile])
+AC_OUTPUT
+"""
+AUTOMAKE = """lib_LTLIBRARIES = libcounter.la
+libcounter_la_SOURCES = library.c
+bin_PROGRAMS = counter
+counter_SOURCES = main.c
+counter_LDADD = libcounter.la
+"""
+COUNTER = """version: 1.0
+toolchain: debian-12-autotools
+source: {path: counter}
+inputs: [seven]
+build: |
+  autoreconf -fi
+  ./configure --prefix=$out
+  make
+  make install
+"""
+
+
+def test_a_source_without_configure_is_built_and_shares_its_libc_with_what_was_built_without_autotools(
+    made: Project, store: Store, tmp_path: Path
+) -> None:
+    sources = {
+        "configure.ac": AUTOCONF,
+        "Makefile.am": AUTOMAKE,
+        "library.c": "int seven(void);\nint count(void) { return 6 * seven(); }\n",
+        "main.c": '#include <stdio.h>\nint count(void);\nint main(void) { printf("%d\\n", count()); }\n',
+    }
+    for name, text in sources.items():
+        made.file(f"counter/{name}", text)
+    made.recipe("counter", COUNTER)
+    (counter,) = build(made, store, "counter")
+    assert bare.run(tmp_path / "1", store, [counter.output], f"{counter.output}/bin/counter") == "42\n"
+    assert {path.name for path in store.closure([counter.output])} == {"counter-1.0", "seven-1", "debian-12-libc"}
+
+
 BROKEN = r"""version: 1
 toolchain: debian-12
 source: {path: library.c}
@@ -178,25 +216,47 @@ def test_a_build_whose_closure_is_not_complete_fails_and_names_every_file(made: 
     assert not store.is_valid(out)
 
 
-def test_every_program_of_the_toolchain_finds_its_libraries_in_it(made: Project, store: Store) -> None:
-    """Else something was dropped, or left out, that is needed."""
-    toolchain = made.resolver().toolchains.find("debian-12", host_system(), HERE)
+SHIPPED = [
+    ("debian-12", "x86_64-linux"),
+    pytest.param("debian-12", "aarch64-linux", marks=pytest.mark.slow),
+    pytest.param("debian-12-autotools", "x86_64-linux", marks=pytest.mark.slow),
+    pytest.param("debian-12-autotools", "aarch64-linux", marks=pytest.mark.slow),
+]
+MACHINES = {"x86_64-linux": 62, "aarch64-linux": 183}  # e_machine of ELF
+
+
+@pytest.mark.parametrize(("name", "system"), SHIPPED)
+def test_the_trees_are_what_is_pinned_and_every_program_in_them_finds_its_libraries(
+    project: Project, store: Store, name: str, system: str
+) -> None:
+    """Else a hash is wrong, or something was dropped, or left out, that is needed."""
+    toolchain = project.resolver().toolchains.find(name, system, HERE)
     for source in toolchain_sources.sources(toolchain):
         source.add_to(store)
+    assert Path(store.real(toolchain.libc.path), toolchain.loader).is_file()
     for tree in toolchain.trees:
         top = Path(store.real(tree.path))
-        places = [top / folder for folder in ("lib", "lib/x86_64-linux-gnu", "lib64")]
+        places = [top / folder for folder in ("lib", toolchain.libraries, "lib64")]
+        programs = {file: loaded for file in top.rglob("*") if (loaded := loading(file)) is not None}
         lacking = {
             f"{file.relative_to(top)} needs {needed}"
-            for file in top.rglob("*")
-            if file.is_file() and not file.is_symlink() and (loaded := loading(file)) is not None
+            for file, loaded in programs.items()
             for needed in loaded.needed
             if not any((place / needed).exists() for place in places)
         }
         assert not lacking
+        assert programs
+        assert {machine(file) for file in programs} == {MACHINES[system]}
+
+
+def machine(file: Path) -> int:
+    with file.open("rb") as stream:
+        return int.from_bytes(stream.read(20)[18:], "little")
 
 
 def loading(file: Path) -> elf.Loaded | None:
+    if file.is_symlink() or not file.is_file():
+        return None
     with file.open("rb") as stream:
         return elf.read(stream.fileno())
 
