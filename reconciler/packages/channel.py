@@ -5,7 +5,8 @@ read from the binary cache: which system a path is for, which paths are outputs 
     NAME.OUTPUT            one output of it: `openssl.dev`
 
 Of several outputs the one with programs is meant: `bin` where there is one, else the first. `man` goes along. Where two
-derivations of one name and version fit, nothing is guessed: both are told, to be named by their store paths.
+derivations of one name and version fit, and differ in what they contain, nothing is guessed: both are told, to be named
+by their store paths.
 """
 
 from __future__ import annotations
@@ -59,6 +60,15 @@ class Build:
         return self.outputs[chosen]
 
 
+def _distinct(builds: Iterable[Build]) -> list[Build]:
+    """Of builds with the same contents one, always the same: data that was built for each system is the same data."""
+    by_contents: dict[frozenset[tuple[str, str]], Build] = {}
+    for build in sorted(builds, key=lambda build: str(build.main.narinfo.path)):
+        contents = frozenset((name, offer.narinfo.nar_hash.nix) for name, offer in build.outputs.items())
+        by_contents.setdefault(contents, build)
+    return list(by_contents.values())
+
+
 class Channel:
     """One channel; nothing is read before it is asked something. Not for several threads."""
 
@@ -101,7 +111,7 @@ class Channel:
         elsewhere: set[str] = set()
         for each in matching:
             builds = self._builds([candidate for candidate in candidates if candidate.version == each])
-            fitting = [build for build in builds if build.system in (system, ANY)]
+            fitting = _distinct(build for build in builds if build.system in (system, ANY))
             if len(fitting) == 1:
                 return self._found(name, fitting[0], output, reference)
             if fitting:

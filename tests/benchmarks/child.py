@@ -96,6 +96,23 @@ def environment(root: str, listing: str) -> None:
     print(plan.output)
 
 
+def substitute(root: str, cache: str, key: str, listing: str) -> None:
+    """`nix-store --realise PATH...` of paths that a binary cache has."""
+    from reconciler.core.nix.signature import PublicKey
+    from reconciler.core.nix.store_path import StorePath
+    from reconciler.core.store.binary_cache import BinaryCache, Caches
+    from reconciler.core.store.store import Store
+    from reconciler.core.store.substitute import substitute as fill
+
+    with open(listing, encoding="ascii") as file:
+        paths = [StorePath.parse(line) for line in file.read().split()]
+    caches = Caches([BinaryCache(cache, [PublicKey.parse(key)])])
+    with Store.open(root, create=True) as store:
+        fill(store, caches, paths)
+    caches.close()
+    print("\n".join(map(str, paths)))
+
+
 class _Stdin:
     def read(self, size: int, /) -> bytes:
         return os.read(0, size)
@@ -105,8 +122,40 @@ def _stdin() -> _Stdin:
     return _Stdin()
 
 
+def instantiate(root: str, project: str, inventory: str, reference: str) -> None:
+    """`nix-instantiate FILE -A REFERENCE`, from the recipes of a project. Needs more than the standard library."""
+    from pathlib import Path
+
+    from reconciler.core.build.toolchain import host_system
+    from reconciler.core.store.store import Store
+    from reconciler.packages.instantiate import instantiate
+    from reconciler.packages.resolver import Resolver
+
+    resolver = Resolver(Path(project), Path(inventory))
+    package = resolver.resolve(reference, host_system())
+    with Store.open(root, create=True) as store:
+        instantiate(resolver.graph([package]), store)
+    print(package.derivation)
+
+
+def realise(root: str, jobs: str, derivation: str) -> None:
+    """`nix-store --realise -jN DERIVATION`."""
+    from reconciler.core.build.events import BuildOptions
+    from reconciler.core.build.realise import realise
+    from reconciler.core.nix.store_path import StorePath
+    from reconciler.core.store.store import Store
+
+    with Store.open(root) as store:
+        for info in realise(store, [StorePath.parse(derivation)], BuildOptions(jobs=int(jobs))).outputs:
+            print(info.path)
+
+
 VERBS: dict[str, Callable[..., None]] = {
-    one.__name__: one for one in (start, dump, restore, hash_tree, add, import_stream, closure, collect, environment)
+    one.__name__: one
+    for one in (
+        *(start, dump, restore, hash_tree, add, import_stream, closure, collect, environment),
+        *(instantiate, realise, substitute),
+    )
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -12,13 +13,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+_PEAK = re.compile(r"^peak (\d+)\n\Z", re.MULTILINE)
+
 
 @dataclass(frozen=True)
 class Run:
     """One run of a command: wall seconds, processor seconds of it and its children, the largest process in MiB, and
     what it wrote to stderr.
 
-    `peak` is never below what this process itself has held: the kernel counts from the fork on.
+    `peak` is what the process said at its end, `peak <KiB>`. Of one that does not say, it is what the kernel counted,
+    which is never below what this process itself has held: it counts from the fork on.
     """
 
     wall: float
@@ -42,7 +46,8 @@ def run(argv: Sequence[str], environment: Mapping[str, str], stdin: Path | None 
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode != 0:
         sys.exit(f"{' '.join(argv)[:2000]}: exit status {process.returncode}\n{errors}")
-    return Run(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, errors)
+    said = _PEAK.search(errors)
+    return Run(wall, usage.ru_utime + usage.ru_stime, int(said[1] if said else usage.ru_maxrss) / 1024, errors)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.benchmarks import material
-from tests.benchmarks.measure import Run
 from tests.benchmarks.store import ours
 
 SHAPES: dict[str, Callable[[Path], Path]] = {
@@ -45,8 +44,4 @@ def _peaks(work: Path, thing: Path) -> list[float]:
         ours("restore", work / "out", stdin=archive),
         ours("import_stream", work / "root", stdin=stream),
     ]
-    return [_peak(one) for one in done]
-
-
-def _peak(done: Run) -> float:
-    return int(done.said.rpartition("peak ")[2]) / 1024
+    return [one.peak for one in done]

@@ -96,8 +96,11 @@ def nixpkgs(directory: Path) -> ChannelMaker:
     x86 = made._paths[0]
     made.build("htop-3.2.2", program(X86, "htop"), x86, derivation="htop-old")
     made.build("python3-3.12.8", program(X86, "python3"), x86, derivation="python-full", twin="full")
-    made.build("python3-3.12.8", program(X86, "python3"), x86, derivation="python-minimal", twin="minimal")
+    made.build("python3-3.12.8", program(X86, "python"), x86, derivation="python-minimal", twin="minimal")
     made.build("tzdata-2025a", tree(Rome="CET"), derivation="tzdata")
+    for system in (X86, ARM):  # the same data, and data that differs
+        made.build("iso-codes-4.15", tree(codes="de en"), derivation=f"iso-codes-{system}")
+        made.build("fonts-1.0", tree(made_on=system), derivation=f"fonts-{system}")
     made.build("only-arm-1.0", program(ARM, "only"), derivation="only")
     made.build("lone-1.5", program(X86, "lone"), x86, derivation=None)
     made.publish()

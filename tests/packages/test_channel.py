@@ -51,6 +51,8 @@ MEANT = [
     ("openssl.out", ARM, "openssl-3.4.1", []),
     ("tzdata", X86, "tzdata-2025a", []),
     ("tzdata", ARM, "tzdata-2025a", []),
+    ("iso-codes", X86, "iso-codes-4.15", []),
+    ("iso-codes", ARM, "iso-codes-4.15", []),
     ("lone@1.5", X86, "lone-1.5", []),
 ]
 
@@ -103,6 +105,17 @@ def test_twins_are_told_and_not_guessed(resolver: Resolver, channel: ChannelMake
     assert first == "hosts.yml:4:9: python3 is 2 packages of nixpkgs, each built in another way:"
     assert [line.strip() for line in lines] == twins
     assert resolver.resolve(twins[0], X86).output == StorePath.parse(twins[0])
+
+
+def test_the_same_data_built_for_two_systems_is_one_path_and_other_data_is_told(
+    resolver: Resolver, channel: ChannelMaker
+) -> None:
+    paths = {path.name: sorted(each for each in channel._paths if each.name == path.name) for path in channel._paths}
+    chosen = {resolver.resolve("iso-codes", system).output for system in (X86, ARM)}
+    assert len(paths["iso-codes-4.15"]) == 2
+    assert chosen == {paths["iso-codes-4.15"][0]}
+    with pytest.raises(UsageError, match="fonts is 2 packages of nixpkgs"):
+        resolver.resolve("fonts", X86)
 
 
 def test_a_recipe_comes_before_a_channel_that_is_named_after_it(resolver: Resolver, project: Project) -> None:
