@@ -12,7 +12,7 @@ from reconciler.cli.options import Choice
 from reconciler.cli.output import Output
 from reconciler.cli.render.lock import age, new_entries_text
 from reconciler.cli.render.plan import PlanView, brings_back, diff_text, hosts_text, plan_json, plan_text
-from reconciler.cli.render.words import count, package_name, revision, shell_word
+from reconciler.cli.render.words import count, packages_named, revision, shell_word
 from reconciler.core.activate import host_files
 from reconciler.core.errors import RefusedError
 from reconciler.fleet.ask import QuestionKind
@@ -122,7 +122,7 @@ def held(plan: Plan) -> dict[str, dict[str, str]]:
     found: dict[str, dict[str, str]] = {}
     for host in plan.hosts:
         states = host.observation.profiles if host.observation else ()
-        found[host.host] = dict(package_name(path) for state in states for path in state.packages)
+        found[host.host] = dict(each for state in states for each in packages_named(state.packages))
     return found
 
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 
 from reconciler.core.agent.messages import GenerationRef, HistoryEntry, Observation, ProfileState
 from reconciler.core.errors import ExitStatus, ReconcilerError, worst
-from reconciler.core.nix.store_path import StorePath, parse_drv_name
+from reconciler.core.nix.store_path import StorePath
 from reconciler.core.profile.names import ProfileId
 from reconciler.fleet.outcomes import State
+from reconciler.inventory.outputs import told
 
 
 class ChangeKind(enum.Enum):
@@ -245,7 +246,6 @@ def _kind(gone: Mapping[StorePath, str], come: Mapping[StorePath, str]) -> Chang
 
 def _by_name(paths: Iterable[StorePath]) -> dict[str, dict[StorePath, str]]:
     found: dict[str, dict[StorePath, str]] = {}
-    for path in sorted(paths, key=lambda path: path.name):
-        name, version = parse_drv_name(path.name)
-        found.setdefault(name, {})[path] = version
+    for each in told(sorted(paths, key=lambda path: path.name)):
+        found.setdefault(each.name, {})[each.path] = each.shown
     return found

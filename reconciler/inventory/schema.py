@@ -24,10 +24,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from reconciler.core.errors import FormatError
-from reconciler.core.nix.store_path import STORE_DIR, StorePath, parse_drv_name
+from reconciler.core.nix.store_path import STORE_DIR, StorePath
 from reconciler.core.profile.names import DEFAULT, place_problem
 from reconciler.inventory.faults import FaultLog, InputError
 from reconciler.inventory.names import did_you_mean, nearest
+from reconciler.inventory.outputs import Named
 from reconciler.inventory.templates import is_template
 from reconciler.inventory.yaml import Mapping, Node, Scalar, Sequence, fail
 
@@ -58,7 +59,6 @@ _NAME = re.compile(r"[A-Za-z0-9_+?=][A-Za-z0-9_+?=.-]*")
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@-]*\$?")
 _WHOLE_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)")
 # What nixpkgs calls the outputs of a package beside its first.
-_OUTPUTS = {"bin", "dev", "devdoc", "debug", "dist", "doc", "info", "lib", "man", "static", "terminfo", "tools"}
 KEEP_HINT = "keep: {generations: 5, days: 30}, or one of the two"
 MOST_KEPT = 1_000_000
 _REFERENCE_HINT = "a package is name, name@version, set:name or a /nix/store/... path"
@@ -279,9 +279,8 @@ def package_name(reference: str, where: Scalar) -> str:
 
 def store_path_name(path: StorePath) -> str:
     """The name by which a store path is merged: its own without the version; `git-man` for the output of that name."""
-    name, version = parse_drv_name(path.name)
-    output = version.rpartition("-")[2]
-    return f"{name}-{output}" if output in _OUTPUTS and output != version else name
+    named = Named.of(path)
+    return f"{named.name}-{named.output}" if named.output else named.name
 
 
 def priority_number(text: str, where: Scalar) -> int:

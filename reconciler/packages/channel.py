@@ -19,18 +19,18 @@ from pathlib import Path
 
 from reconciler.core.nix.store_path import StorePath
 from reconciler.core.store.binary_cache import BinaryCache, Caches, Offer
+from reconciler.inventory.outputs import MANUAL, OUTPUTS, Named
 from reconciler.inventory.sets import ChannelSet
 from reconciler.packages import versions
 from reconciler.packages.channel_files import ChannelFiles
 from reconciler.packages.machine import ANY, Machines, is_c_library
 from reconciler.packages.model import NotThereError
-from reconciler.packages.store_paths import OUTPUTS, Candidate, StorePathList
+from reconciler.packages.store_paths import StorePathList
 
 PARALLEL = 8
 # How many paths of one version are asked about; nixpkgs has a dozen at most (outputs, systems and twins).
 _MAX_CANDIDATES = 200
 _FOUND_FIRST = ("bin", "")
-_GOES_ALONG = "man"
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ class Channel:
             found += self._builds([candidate for candidate in candidates if candidate.version == version])
         return tuple(found)
 
-    def _candidates(self, name: str) -> tuple[tuple[Candidate, ...], str]:
+    def _candidates(self, name: str) -> tuple[tuple[Named, ...], str]:
         """The paths of a name, and the output that it asks for."""
         found = self.listed.named(name)
         base, dot, output = name.rpartition(".")
@@ -139,7 +139,7 @@ class Channel:
         return found, ""
 
     def _found(self, name: str, build: Build, output: str, reference: str) -> Found:
-        main, also = build.main, [build.outputs[_GOES_ALONG]] if _GOES_ALONG in build.outputs else []
+        main, also = build.main, [build.outputs[MANUAL]] if MANUAL in build.outputs else []
         if output:
             wanted = build.outputs.get("" if output == "out" else output)
             if wanted is None:
@@ -161,7 +161,7 @@ class Channel:
 
     # --- what the cache says ------------------------------------------------------------------------------------------
 
-    def _builds(self, candidates: Sequence[Candidate]) -> list[Build]:
+    def _builds(self, candidates: Sequence[Named]) -> list[Build]:
         """The derivations whose outputs `candidates`, of one version, are."""
         chosen = {candidate.path: candidate.output for candidate in candidates[:_MAX_CANDIDATES]}
         known: dict[str, list[Offer]] = {}
@@ -187,7 +187,7 @@ class Channel:
     def system_of(self, offer: Offer) -> str:
         """The system that a path is for; ANY for one that runs nowhere by itself."""
         for each in self._nearest_first(offer):
-            if is_c_library(Candidate.of(each.narinfo.path)):
+            if is_c_library(Named.of(each.narinfo.path)):
                 return self._machines.of(each)
         return self._machines.of(offer)
 
@@ -200,7 +200,7 @@ class Channel:
             following = {path for each in level for path in each.narinfo.references} - seen
             seen |= following
             # A C library is mostly a reference of the path itself, and its narinfo known from another package.
-            level = list(self._ask(sorted(following, key=lambda path: not is_c_library(Candidate.of(path)))).values())
+            level = list(self._ask(sorted(following, key=lambda path: not is_c_library(Named.of(path)))).values())
 
     def closure(self, paths: Iterable[StorePath]) -> dict[StorePath, Offer]:
         """What the cache says of `paths` and of all that they refer to; what it lacks is left out."""

@@ -12,7 +12,7 @@ from reconciler.core.errors import FormatError
 from reconciler.core.nix import nar
 from reconciler.core.nix.nar_format import Reader, parse
 from reconciler.core.store.binary_cache import Offer
-from reconciler.packages.store_paths import Candidate
+from reconciler.inventory.outputs import Named
 
 ANY = ""
 C_LIBRARIES = ("glibc", "musl")
@@ -60,7 +60,7 @@ class Machines:
         return self._known
 
 
-def is_c_library(candidate: Candidate) -> bool:
+def is_c_library(candidate: Named) -> bool:
     """Whether a path is a C library itself, by its name."""
     return candidate.name in C_LIBRARIES and not candidate.output
 

@@ -8,35 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from reconciler.core.errors import FormatError
 from reconciler.core.nix.store_path import STORE_DIR, StorePath, parse_drv_name
-
-# What nixpkgs calls outputs (`multiple-outputs.sh` and the packages that name their own), but `out`, which is not told.
-OUTPUTS = frozenset(
-    {"bin", "man", "dev", "doc", "debug", "lib", "info", "devdoc", "devman", "static", "dist", "tools", "data", "py"}
-    | {"python", "getent", "terminfo", "locale", "share", "libs", "plugins", "examples", "tests", "dnsutils", "host"}
-    | {"libgcc", "checksum", "installer", "server", "client", "pam", "sdk", "jre", "mount", "login", "swap", "withDoc"}
-)
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """One path of the list. `output` is empty for a derivation's first output."""
-
-    path: StorePath
-    name: str
-    version: str
-    output: str
-
-    @classmethod
-    def of(cls, path: StorePath) -> Candidate:
-        name, version = parse_drv_name(path.name)
-        start, dash, end = version.rpartition("-")
-        if dash and end in OUTPUTS:
-            return cls(path, name, start, end)
-        return cls(path, name, version, "")
+from reconciler.inventory.outputs import Named
 
 
 class StorePathList:
@@ -45,17 +20,17 @@ class StorePathList:
     def __init__(self, text: str) -> None:
         self._text = text
 
-    def named(self, name: str) -> tuple[Candidate, ...]:
+    def named(self, name: str) -> tuple[Named, ...]:
         """Every path whose package has this name, in the order of the list."""
         line = re.compile(rf"^{STORE_DIR}/[0-9a-z]{{32}}-{re.escape(name)}(?:-[^\n/]+)?$", re.MULTILINE)
-        found = (Candidate.of(path) for path in _parsed(match[0] for match in line.finditer(self._text)))
+        found = (Named.of(path) for path in _parsed(match[0] for match in line.finditer(self._text)))
         return tuple(candidate for candidate in found if candidate.name == name)
 
     def search(self, word: str) -> dict[str, set[str]]:
         """Versions by name, of every package whose name holds `word`, whatever its case."""
         line = re.compile(rf"^{STORE_DIR}/[0-9a-z]{{32}}-[^\n]*{re.escape(word)}[^\n/]*$", re.MULTILINE | re.IGNORECASE)
         found: dict[str, set[str]] = {}
-        for candidate in map(Candidate.of, _parsed(match[0] for match in line.finditer(self._text))):
+        for candidate in map(Named.of, _parsed(match[0] for match in line.finditer(self._text))):
             if word.lower() in candidate.name.lower() and candidate.version:
                 found.setdefault(candidate.name, set()).add(candidate.version)
         return found

@@ -6,7 +6,7 @@ from reconciler.cli.render.plan import PlanView, brings_back, diff_text, plan_js
 from reconciler.core.errors import ReconcilerError
 from reconciler.fleet.outcomes import State
 from reconciler.fleet.plan import HostPlan, Plan
-from reconciler.fleet.prepared import Site
+from reconciler.fleet.prepared import Fetches, Site
 from tests.cli import values
 from tests.cli.values import FD, GEOIP, MAXMIND, MIB, NGINX, NOW, SHOP, absent, change, changing, entry, unchanged
 
@@ -147,6 +147,8 @@ def test_copies_of_unequal_size_are_summed() -> None:
 
 def test_sizes_that_only_a_build_can_tell_are_not_made_up() -> None:
     assert "copy       how much is known once it is built" in plan_text(view(changing("web01", change(NGINX))))
+    fetched = plan_text(view(changing("web01", change(NGINX)), fetches=Fetches(3, MIB)))
+    assert "copy       how much is known once it is fetched" in fetched
 
 
 def test_the_difference_shows_the_store_paths_of_each_profile() -> None:

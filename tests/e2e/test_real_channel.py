@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.packages.store_paths import Candidate
+from reconciler.inventory.outputs import Named
 from tests.channels.maker import RealChannel, real_channel, site
 from tests.core.store.web_server import Server
 from tests.e2e.conftest import MakeOperator
@@ -65,7 +65,7 @@ def served(big: RealChannel, tmp_path: Path) -> Iterator[Server]:
 
 
 def test_the_big_channel_is_as_large_and_as_mixed_as_it_is_meant_to_be(big: RealChannel) -> None:
-    listed = [Candidate.of(path) for path in big.paths]
+    listed = [Named.of(path) for path in big.paths]
     signers = [{signature.partition(":")[0] for signature in found.signatures} for found in big.narinfos()]
     assert len(listed) >= 150
     assert big.size >= 500 * 10**6

@@ -102,6 +102,13 @@ def test_two_versions_of_one_package_are_named_together() -> None:
     assert (change.before, change.after) == ("1.0", "1.0, 2.0")
 
 
+def test_a_manual_that_goes_along_is_no_version_of_its_own_and_other_outputs_are_named() -> None:
+    (change,) = package_changes([], [path("jq-1.6-bin"), path("jq-1.6-man")])
+    assert change.after == "1.6"
+    (change,) = package_changes([path("jq-1.6")], [path("jq-1.6"), path("jq-1.6-dev"), path("jq-1.7-man")])
+    assert (change.before, change.after) == ("1.6", "1.6, 1.6-dev, 1.7-man")
+
+
 def test_a_package_of_the_same_version_and_another_path_was_rebuilt() -> None:
     one, other = path("a-1.0"), type(path("a-1.0"))("0" * 32, "a-1.0")
     (change,) = package_changes([one], [other])

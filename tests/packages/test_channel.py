@@ -12,11 +12,12 @@ from reconciler.core.nix.signature import PublicKey
 from reconciler.core.nix.store_path import StorePath
 from reconciler.core.store.store import Store
 from reconciler.inventory.desired import Position
+from reconciler.inventory.outputs import Named
 from reconciler.inventory.sets import CacheSpec, ChannelSet, RecipesSet
 from reconciler.packages.instantiate import instantiate
 from reconciler.packages.lock import Lock
 from reconciler.packages.resolver import PackageSets, Resolver
-from reconciler.packages.store_paths import Candidate, StorePathList
+from reconciler.packages.store_paths import StorePathList
 from tests.oracle import RealNix
 from tests.packages.channel import ARM, X86, ChannelMaker, nixpkgs
 from tests.packages.project import Project
@@ -214,7 +215,7 @@ def test_a_list_that_is_cut_short_is_told(project: Project, tmp_path: Path) -> N
     ],
 )
 def test_the_name_of_a_path_tells_package_version_and_output(name: str, expected: tuple[str, str, str]) -> None:
-    found = Candidate.of(StorePath.parse(f"/nix/store/{'0' * 32}-{name}"))
+    found = Named.of(StorePath.parse(f"/nix/store/{'0' * 32}-{name}"))
     assert (found.name, found.version, found.output) == expected
 
 

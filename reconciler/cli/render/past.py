@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from reconciler.cli.render.report import heading, report_text, result_words
-from reconciler.cli.render.words import columns, package_name, quoted, revision, when
+from reconciler.cli.render.words import columns, packages_named, quoted, revision, when
 from reconciler.core.agent.messages import Generation, HistoryEntry
 from reconciler.core.errors import worst
 from reconciler.core.profile.names import ProfileId
@@ -46,7 +46,7 @@ def _failed(host: HostGenerations | HostHistory) -> str:
 
 
 def _packages(generation: Generation) -> str:
-    names = [" ".join(package_name(path)).strip() for path in generation.packages]
+    names = [" ".join(each).strip() for each in packages_named(generation.packages)]
     more = f" and {len(names) - _NAMED_PACKAGES} more" if len(names) > _NAMED_PACKAGES else ""
     return ", ".join(names[:_NAMED_PACKAGES]) + more
 

@@ -213,7 +213,7 @@ def _on(hosts: Sequence[str]) -> list[str]:
 def _copied(view: PlanView) -> str:
     known = [view.copy_bytes[host.host] for host in view.plan.changing if host.host in view.copy_bytes]
     if not known:
-        return "how much is known once it is built"
+        return f"how much is known once it is {'built' if view.sites or not view.fetches.paths else 'fetched'}"
     if not any(known):
         return "nothing: every path is there"
     hosts = count(len(known), "host")

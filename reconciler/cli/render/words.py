@@ -8,8 +8,9 @@ from collections.abc import Iterable, Sequence
 
 from reconciler.core.agent.messages import GenerationRef
 from reconciler.core.errors import FormatError
-from reconciler.core.nix.store_path import StorePath, parse_drv_name
+from reconciler.core.nix.store_path import StorePath
 from reconciler.fleet.plan import ChangeKind, PackageChange
+from reconciler.inventory.outputs import told
 
 DAY = 86_400
 # Above this many, hosts are named by ranges, and then only the first of them.
@@ -99,12 +100,15 @@ def abbreviated(text: str) -> str:
     return re.sub(r"(/nix/store/[0-9a-z]{3})[0-9a-z]{29}-", r"\1…-", text)
 
 
-def package_name(path: str) -> tuple[str, str]:
-    """Name and version of a store path; (path, "") of anything else."""
-    try:
-        return parse_drv_name(StorePath.parse(path).name)
-    except FormatError:
-        return path, ""
+def packages_named(paths: Iterable[str]) -> list[tuple[str, str]]:
+    """Name and version of every package among store paths; (path, "") of anything else."""
+    parsed, other = [], []
+    for path in paths:
+        try:
+            parsed.append(StorePath.parse(path))
+        except FormatError:
+            other.append((path, ""))
+    return [*((each.name, each.shown) for each in told(parsed)), *other]
 
 
 def hosts_named(names: Sequence[str]) -> str:
