@@ -44,7 +44,8 @@ class _Decoder(Protocol):
 
 def check(method: str) -> None:
     """StoreError when archives of this method cannot be read here, or by anybody."""
-    _decoder(method)
+    if method != "none":
+        _decoder(method)
 
 
 def compressor(method: str) -> Compressor:
@@ -65,7 +66,8 @@ class Decompressed:
         self._method = method
         self._stream = stream
         self._limit = limit
-        self._decoder = _decoder(method)
+        # None for what is not compressed.
+        self._decoder = None if method == "none" else _decoder(method)
         self._rest = b""  # taken from the stream, and not yet given to the decoder
         self._begun = False
         self.done = 0  # bytes that came out
@@ -79,11 +81,14 @@ class Decompressed:
         return data
 
     def _next(self, size: int) -> bytes:
-        if self._method == "none":
+        if self._decoder is None:
             return self._stream.read(size)
         while True:
-            if self._decoder.eof and not self._again():
-                return b""
+            if self._decoder.eof:
+                following = self._following(self._decoder)
+                if following is None:
+                    return b""
+                self._decoder = following
             data = b""
             if self._decoder.needs_input:
                 data = self._rest or self._stream.read(CHUNK)
@@ -97,17 +102,13 @@ class Decompressed:
             if out:
                 return out
 
-    def _again(self) -> bool:
-        """Begin the next stream, where there is one."""
-        self._rest = self._decoder.unused_data or self._stream.read(CHUNK)
-        if self._rest:
-            self._decoder = _decoder(self._method)
-        return bool(self._rest)
+    def _following(self, ended: _Decoder) -> _Decoder | None:
+        """The decoder of the next stream, where there is one."""
+        self._rest = ended.unused_data or self._stream.read(CHUNK)
+        return _decoder(self._method) if self._rest else None
 
 
 def _decoder(method: str) -> _Decoder:
-    if method == "none":
-        return _Nothing()
     made: _Decoder = _made(method, {"xz": _unxz, "bzip2": _bunzip2, "gzip": _Gunzip, "zstd": _unzstd})
     return made
 
@@ -195,16 +196,6 @@ class _Unchanged:
 
     def flush(self) -> bytes:
         return b""
-
-
-class _Nothing:
-    """The decoder of what is not compressed, which is never asked."""
-
-    eof = needs_input = False
-    unused_data = b""
-
-    def decompress(self, data: bytes, max_length: int) -> bytes:
-        raise NotImplementedError
 
 
 # --- zstd -------------------------------------------------------------------------------------------------------------
