@@ -69,7 +69,7 @@ def raw(tmp_path: Path) -> Any:
 
 
 def test_the_verbs_are_these_and_no_others() -> None:
-    known = "observe begin missing import realise stage switch generations history log export holdings leave"
+    known = "observe begin missing import realise substitute stage switch generations history log export holdings leave"
     assert set(VERBS) == {*known.split(), "collect", "verify", "repair", "optimise"}
 
 
