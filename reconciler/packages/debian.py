@@ -21,7 +21,7 @@ from pathlib import Path
 from reconciler.core.errors import StoreError
 from reconciler.core.fs import FileLock
 from reconciler.packages.downloads import cache_directory, is_kept, keep, run
-from reconciler.packages.recipe import DebianSpec
+from reconciler.packages.specs import DebianSpec
 
 DEADLINE = 900.0  # seconds for one run of apt
 _URI = re.compile(r"^'(?P<uri>[^']+)' (?P<file>\S+) ")

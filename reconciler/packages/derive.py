@@ -10,8 +10,9 @@ from reconciler.core.nix.derivation import Derivation, ModuloCache, Output, with
 from reconciler.core.nix.store_path import StorePath
 from reconciler.packages import stage
 from reconciler.packages.model import Package, Source
-from reconciler.packages.recipe import DebianSpec, GitSpec, PypiSpec, SourceSpec, UrlSpec, variable_name
+from reconciler.packages.recipe import variable_name
 from reconciler.packages.sources import DebianSource, PypiSource, TextSource, TreeSource
+from reconciler.packages.specs import DebianSpec, GitSpec, PypiSpec, SourceSpec, UrlSpec
 from reconciler.packages.toolchain import Toolchain
 
 Lookup = Callable[[StorePath], Derivation]

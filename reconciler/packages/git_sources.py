@@ -26,7 +26,7 @@ from reconciler.core.nix.store_path import StorePath, source_path
 from reconciler.core.store.store import Store
 from reconciler.packages.downloads import cache_directory, run
 from reconciler.packages.lock import LockEntry
-from reconciler.packages.recipe import GitSpec
+from reconciler.packages.specs import GitSpec
 
 SET = "git"
 SYSTEM = "source"  # a tree is the same for every system

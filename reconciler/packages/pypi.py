@@ -9,7 +9,7 @@ from pathlib import Path
 
 from reconciler.core.errors import StoreError
 from reconciler.packages.downloads import cache_directory, is_kept, keep, run
-from reconciler.packages.recipe import PypiSpec
+from reconciler.packages.specs import PypiSpec
 
 DEADLINE = 600.0  # seconds
 

@@ -33,7 +33,6 @@ Every value is text, as it is written. All faults of a recipe are told at once, 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping as MappingType
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,6 +46,18 @@ from reconciler.inventory.desired import Position
 from reconciler.inventory.faults import InputError
 from reconciler.inventory.yaml import Mapping
 from reconciler.packages import kinds
+from reconciler.packages.specs import (
+    DebianSpec,
+    GitSpec,
+    Input,
+    Patch,
+    PathSpec,
+    PypiSpec,
+    Recipe,
+    SourceSpec,
+    UrlSpec,
+    Variant,
+)
 from reconciler.packages.toolchain import HOST
 from reconciler.packages.toolchain import NAME as TOOLCHAIN_NAME
 from reconciler.packages.written import WrittenPatch, WrittenRecipe, WrittenSource, WrittenVersion, find, read
@@ -72,105 +83,6 @@ RESERVED = frozenset(
     | {"outputs", "check", "patches", "directory", "own", "toolchainShell", "requiredSystemFeatures"}
     | {"CPPFLAGS", "LDFLAGS", "PKG_CONFIG_PATH", "CMAKE_PREFIX_PATH", "LC_ALL", "IFS"}
 )
-
-
-# --- what a recipe says -----------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class PathSpec:
-    """A file or directory beside the recipe."""
-
-    path: Path
-    position: Position
-
-
-@dataclass(frozen=True)
-class Patch:
-    """A patch beside the recipe; `strip` leading directories of the names in it are taken off."""
-
-    spec: PathSpec
-    strip: int
-
-
-@dataclass(frozen=True)
-class UrlSpec:
-    """A file on a server, or on several. `file` names it in the store."""
-
-    urls: tuple[str, ...]
-    file: str
-    sha256: Hash
-
-
-@dataclass(frozen=True)
-class DebianSpec:
-    """The orig tarball `file` of the Debian source package `package`."""
-
-    package: str
-    file: str
-    sha256: Hash
-
-
-@dataclass(frozen=True)
-class PypiSpec:
-    """The wheel `file` of version `version` of the project `project` on the Python package index."""
-
-    project: str
-    version: str
-    file: str
-    sha256: Hash
-
-
-@dataclass(frozen=True)
-class GitSpec:
-    """A commit of a repository: `commit` in full, or what the branch or tag `ref` is; with neither, its HEAD."""
-
-    url: str
-    ref: str | None
-    commit: str | None
-    position: Position
-
-
-SourceSpec = PathSpec | UrlSpec | DebianSpec | PypiSpec | GitSpec
-
-
-@dataclass(frozen=True)
-class Input:
-    """A reference to another package, and where it stands."""
-
-    reference: str
-    position: Position
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One version of a package."""
-
-    version: str
-    sources: tuple[SourceSpec, ...]
-    inputs: tuple[Input, ...]
-    build: str
-    position: Position
-    outputs: tuple[str, ...] = ("out",)
-    check: str = ""
-    toolchain: str = HOST
-    toolchain_position: Position | None = None
-    patches: tuple[Patch, ...] = ()
-    features: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """A package by its name, with its versions."""
-
-    name: str
-    position: Position
-    description: str
-    home: str
-    versions: MappingType[str, Variant]
-
-
-# --- reading ----------------------------------------------------------------------------------------------------------
 
 
 def load(path: Path, shown: str) -> Recipe:

@@ -15,7 +15,7 @@ from reconciler.packages import toolchain_sources, versions
 from reconciler.packages.derive import STAGE, Made, Named, Parts, derive, make_source
 from reconciler.packages.lock import LockEntry, moved
 from reconciler.packages.model import NotThereError, Package, Source
-from reconciler.packages.recipe import GitSpec, Recipe, SourceSpec, Variant
+from reconciler.packages.specs import GitSpec, Recipe, SourceSpec, Variant
 from reconciler.packages.toolchain import HOST, Toolchain, Toolchains
 
 _SUFFIX = ".yml"

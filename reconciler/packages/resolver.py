@@ -26,9 +26,9 @@ from reconciler.packages.downloads import cache_directory
 from reconciler.packages.lock import Lock, LockEntry
 from reconciler.packages.model import Graph, NotThereError, Package, Source
 from reconciler.packages.nix_sets import NixPackages
-from reconciler.packages.recipe import GitSpec, Recipe
 from reconciler.packages.recipe_sets import Recipes
 from reconciler.packages.sources import CachedPath, GivenPath
+from reconciler.packages.specs import GitSpec, Recipe
 from reconciler.packages.toolchain import Toolchains
 
 

@@ -13,7 +13,7 @@ from reconciler.core.store.binary_cache import Caches
 from reconciler.core.store.store import Store
 from reconciler.core.store.substitute import substitute
 from reconciler.packages import debian, pypi
-from reconciler.packages.recipe import DebianSpec, PathSpec, PypiSpec
+from reconciler.packages.specs import DebianSpec, PathSpec, PypiSpec
 
 _NOT_ALLOWED = re.compile(r"[^0-9a-zA-Z+\-._?=]")
 

@@ -14,8 +14,8 @@ from reconciler.core.store.store import Store
 from reconciler.packages import stage
 from reconciler.packages.derive import fetchurl
 from reconciler.packages.instantiate import instantiate
-from reconciler.packages.recipe import UrlSpec
 from reconciler.packages.resolver import Resolver
+from reconciler.packages.specs import UrlSpec
 from tests.core.build.helpers import PROJECT
 from tests.oracle import RealNix
 from tests.packages.project import Project

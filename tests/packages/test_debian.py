@@ -15,8 +15,8 @@ from reconciler.core.nix.hashes import Hash
 from reconciler.core.store.store import Store
 from reconciler.packages import debian
 from reconciler.packages.instantiate import instantiate
-from reconciler.packages.recipe import DebianSpec
 from reconciler.packages.resolver import Resolver
+from reconciler.packages.specs import DebianSpec
 from tests.core.build.helpers import PROJECT
 from tests.oracle import RealNix
 from tests.packages import bare

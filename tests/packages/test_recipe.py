@@ -6,7 +6,8 @@ import pytest
 
 from reconciler.core.errors import Faults, UsageError
 from reconciler.core.nix.hashes import Hash
-from reconciler.packages.recipe import DebianSpec, PathSpec, UrlSpec, load
+from reconciler.packages.recipe import load
+from reconciler.packages.specs import DebianSpec, PathSpec, UrlSpec
 from tests.packages.project import Project
 
 DIGEST = "31e066137a962676e89f69d1b65382de95a7ef7d914b8cb956f41ea72e0f516b"

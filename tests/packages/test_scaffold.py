@@ -10,8 +10,9 @@ import pytest
 
 from reconciler.cli.main import run
 from reconciler.core.errors import BuildError, UsageError
-from reconciler.packages.recipe import PathSpec, UrlSpec, load
+from reconciler.packages.recipe import load
 from reconciler.packages.scaffold import scaffold
+from reconciler.packages.specs import PathSpec, UrlSpec
 
 
 @pytest.fixture

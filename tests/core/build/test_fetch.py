@@ -22,7 +22,7 @@ from reconciler.core.errors import BuildError, FormatError
 from reconciler.core.nix.hashes import Hash
 from reconciler.core.store.store import Store
 from reconciler.packages.derive import fetchurl as derive_fetchurl
-from reconciler.packages.recipe import UrlSpec
+from reconciler.packages.specs import UrlSpec
 from tests.oracle import RealNix
 
 CONTENT = b"content\n" * 100_000
