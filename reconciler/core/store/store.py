@@ -26,6 +26,9 @@ from reconciler.core.store.database import Database, Graph, Row
 from reconciler.core.store.locks import PathLock
 from reconciler.core.store.path_info import PathInfo
 
+MAX_DERIVATION = 64 * 1024 * 1024  # bytes of a .drv file; those of nixpkgs have a few thousand
+
+
 
 class Store:
     """The store below `root`. Nothing is touched until it is asked for something; `close` when done."""
@@ -207,9 +210,12 @@ class Store:
         try:
             fd = os.open(self.real(path), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
             with open(fd, "rb") as file:
-                if not stat.S_ISREG(os.fstat(fd).st_mode):
+                status = os.fstat(fd)
+                if not stat.S_ISREG(status.st_mode):
                     raise StoreError(f"{path}: a derivation is a file, and it is none")
-                data = file.read()
+                if (size := status.st_size) > MAX_DERIVATION:
+                    raise StoreError(f"{path}: a derivation of {size} bytes; {MAX_DERIVATION} are read at most")
+                data = file.read(MAX_DERIVATION)
         except OSError as error:
             raise StoreError(f"{path}: {error.strerror}") from error
         try:

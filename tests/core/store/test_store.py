@@ -19,6 +19,7 @@ from reconciler.core.nix.derivation import Derivation, Output
 from reconciler.core.nix.hashes import Hash
 from reconciler.core.nix.store_path import StorePath
 from reconciler.core.store import content_address
+from reconciler.core.store import store as stores
 from reconciler.core.store.path_info import PathInfo
 from reconciler.core.store.store import Store
 from reconciler.core.values import replace
@@ -386,6 +387,18 @@ def test_derivations_are_written_with_their_outputs_and_nix_takes_them(store: St
         str(top_path),
     }
     nix.verify()
+
+
+def test_a_derivation_is_read_up_to_a_limit(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    drv = derivation.with_outputs(simple({}), "base", store.read_derivation)
+    path = store.write_derivation(drv, "base")
+    size = len(drv.serialise())
+    monkeypatch.setattr(stores, "MAX_DERIVATION", size)
+    assert store.read_derivation(path) == drv
+    monkeypatch.setattr(stores, "MAX_DERIVATION", size - 1)
+    with pytest.raises(StoreError) as error:
+        store.read_derivation(path)
+    assert error.value.message == f"{path}: a derivation of {size} bytes; {size - 1} are read at most"
 
 
 def test_derivations_that_are_added_are_checked_without_being_read_again(
