@@ -22,7 +22,7 @@ demo-down:
 
 test:
 	@.ci/setup test
-	@$(run) -m pytest -n auto --maxprocesses 8 -m "not slow" $(PYTEST_ARGS)
+	@$(run) -m pytest -n auto --maxprocesses 8 --dist worksteal -m "not slow" $(PYTEST_ARGS)
 
 bench:
 	@.ci/setup test
