@@ -29,7 +29,6 @@ from reconciler.core.store.path_info import PathInfo
 MAX_DERIVATION = 64 * 1024 * 1024  # bytes of a .drv file; those of nixpkgs have a few thousand
 
 
-
 class Store:
     """The store below `root`. Nothing is touched until it is asked for something; `close` when done."""
 
@@ -215,7 +214,7 @@ class Store:
                     raise StoreError(f"{path}: a derivation is a file, and it is none")
                 if (size := status.st_size) > MAX_DERIVATION:
                     raise StoreError(f"{path}: a derivation of {size} bytes; {MAX_DERIVATION} are read at most")
-                data = file.read(MAX_DERIVATION)
+                data = file.read(size + 1)  # what is asked for is allocated, however little there is
         except OSError as error:
             raise StoreError(f"{path}: {error.strerror}") from error
         try:
