@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.hosts.host import find_python
+from tests.pythons import VERSIONS, interpreter
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "reconciler"
@@ -155,12 +155,9 @@ for module in pkgutil.walk_packages(reconciler.core.__path__, "reconciler.core."
 """
 
 
-@pytest.mark.parametrize("version", ["3.9", "3.10", "3.11", "3.12", "3.13"])
+@pytest.mark.parametrize("version", VERSIONS)
 def test_core_is_importable_without_site_packages_under_each_python(version: str) -> None:
-    try:
-        python = find_python(version)
-    except LookupError as error:
-        pytest.skip(str(error))
+    python = interpreter(version)
     done = subprocess.run(
         [python, "-I", "-S", "-B", "-W", "error", "-c", _IMPORT_ALL, ROOT], capture_output=True, text=True, check=False
     )

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,22 +11,10 @@ from typing import Any
 import pytest
 
 from tests.conftest import make_writable
-from tests.oracle import required, verify
+from tests.oracle import verify
+from tests.pythons import VERSIONS, interpreter
 
 SOURCE = Path(__file__).parents[2]
-VERSIONS = ("3.9", "3.10", "3.11", "3.12", "3.13")
-
-
-def interpreter(version: str) -> str:
-    """A Python of that version: on PATH, or among pyenv's. Skipped when there is none, which fails in CI."""
-    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
-    candidates = [*map(str, sorted(pyenv.glob(f"{version}.*/bin/python3"))), shutil.which(f"python{version}") or ""]
-    for candidate in filter(None, candidates):
-        if subprocess.run([candidate, "-I", "-S", "-c", "import sqlite3, ctypes"], check=False).returncode == 0:
-            return candidate
-    if os.environ.get("CI") == "true" and required():
-        pytest.fail(f"there is no Python {version} with sqlite3 and ctypes here")
-    pytest.skip(f"there is no Python {version} here")
 
 
 def outcome(python: str, work: Path) -> dict[str, Any]:

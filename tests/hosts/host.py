@@ -19,6 +19,7 @@ from reconciler.core.fs import remove_tree
 from reconciler.lab import keys
 from reconciler.lab.root import DEFAULT_PATH
 from tests.hosts.image import ACCOUNTS, HostOrder
+from tests.pythons import find_python
 
 Completed = subprocess.CompletedProcess[str]
 Predicate = Callable[[str], bool]
@@ -361,26 +362,6 @@ def free_port() -> int:
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
-
-
-def find_python(version: str) -> Path:
-    """The interpreter "3.9" … on this machine; LookupError when there is none."""
-    for folder in _python_folders(version):
-        candidate = folder / f"python{version}"
-        # A shim of pyenv is a script, which would need pyenv inside of the host.
-        if candidate.is_file() and candidate.resolve().read_bytes()[:4] == b"\x7fELF":
-            return candidate.resolve()
-    raise LookupError(f"no python{version} on this machine: apt, pyenv or `uv python install {version}` have it")
-
-
-def _python_folders(version: str) -> Iterator[Path]:
-    """PATH, pyenv's versions (also of the pyenv whose shims are on PATH), uv's."""
-    on_path = [Path(folder) for folder in os.environ.get("PATH", "").split(":")]
-    yield from on_path
-    pyenvs = [folder.parent for folder in on_path if folder.name == "shims"]
-    for pyenv in (*pyenvs, Path(os.environ.get("PYENV_ROOT", "~/.pyenv")).expanduser()):
-        yield from sorted(pyenv.glob(f"versions/{version}.*/bin"))
-    yield from sorted(Path("~/.local/share/uv/python").expanduser().glob(f"cpython-{version}.*/bin"))
 
 
 def prefix_of(interpreter: Path) -> Path:

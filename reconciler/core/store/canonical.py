@@ -152,7 +152,19 @@ def _strip_attributes(file: int | str) -> None:
         raise
     for name in names:
         if name not in IGNORED_ATTRIBUTES:
+            _remove_attribute(file, name)
+
+
+def _remove_attribute(file: int | str, name: str) -> None:
+    try:
+        os.removexattr(file, name)
+    except PermissionError:  # who is not root must be allowed to write a file to take attributes off it
+        mode = stat.S_IMODE(os.stat(file).st_mode)
+        os.chmod(file, mode | stat.S_IWUSR)
+        try:
             os.removexattr(file, name)
+        finally:
+            os.chmod(file, mode)
 
 
 def inherits_attributes(store_dir: str) -> bool:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import glob
-import os
-import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,19 +14,6 @@ from reconciler.core.store.store import Store
 from reconciler.inventory.desired import ConnectionSettings
 from reconciler.transport.client import AgentClient
 from reconciler.transport.connection import connect
-
-VERSIONS = ("3.9", "3.10", "3.11", "3.12", "3.13")
-
-_PYENV = os.environ.get("PYENV_ROOT") or os.path.expanduser("~/.pyenv")
-
-
-def interpreter(version: str) -> str | None:
-    """A real interpreter of that version (a shim would start a shell first); None when there is none."""
-    places = [
-        *glob.glob(f"{_PYENV}/versions/{version}.*/bin/python{version}"),
-        shutil.which(f"python{version}"),
-    ]
-    return next((place for place in places if place and not place.endswith(f"shims/python{version}")), None)
 
 
 @contextlib.contextmanager

@@ -34,8 +34,8 @@ from tests.conftest import make_writable
 from tests.core.agent.hosts import away, begin, everything, make_host, request, stage_all, switch, to
 from tests.core.profile.homes import UIDS, link, own
 from tests.core.profile.packages import make_environment, make_toplevel, package
-from tests.core.test_pythons import VERSIONS, interpreter
 from tests.oracle import RealNix
+from tests.pythons import VERSIONS, interpreter
 
 
 @dataclass(frozen=True)

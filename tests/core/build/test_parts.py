@@ -5,7 +5,6 @@ from __future__ import annotations
 import bz2
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +19,7 @@ from reconciler.core.errors import BuildError
 from reconciler.core.nix.store_path import StorePath
 from tests.core.build.helpers import DRIVER, PROJECT
 from tests.oracle import RealNix
+from tests.pythons import VERSIONS, interpreter
 
 DRV = StorePath.parse(f"/nix/store/{'1' * 32}-x.drv")
 
@@ -189,20 +189,10 @@ def test_a_program_that_is_not_there_has_no_version() -> None:
 # --- every Python that hosts have -------------------------------------------------------------------------------------
 
 
-def interpreter(version: str) -> str | None:
-    """A python3.X of this machine, also where only pyenv knows it."""
-    candidates = sorted(
-        Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")).glob(f"versions/{version}.*/bin/python3")
-    )
-    return str(candidates[-1]) if candidates else shutil.which(f"python{version}", path="/usr/bin:/usr/local/bin")
-
-
 @pytest.mark.nix
-@pytest.mark.parametrize("version", ["3.9", "3.10", "3.11", "3.12", "3.13"])
+@pytest.mark.parametrize("version", VERSIONS)
 def test_the_builder_runs_under_every_supported_python(store_root: Path, nix: RealNix, version: str) -> None:
     python = interpreter(version)
-    if python is None:
-        pytest.skip(f"there is no python{version} here")
     given = {"root": str(store_root), "name": "test", "script": "echo built > $out"}
     command = [python, "-W", "error", "-I", "-S", str(DRIVER), str(PROJECT)]
     done = subprocess.run(command, input=json.dumps(given), capture_output=True, text=True, check=False)

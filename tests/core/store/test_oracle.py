@@ -33,6 +33,7 @@ def lose_the_executable_bit(tree: Path) -> None:
 
 def lose_it_all(tree: Path) -> None:
     tree.parent.joinpath("elsewhere").mkdir()
+    tree.chmod(0o755)
     os.rename(tree, tree.parent / "elsewhere/x")
 
 
