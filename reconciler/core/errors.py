@@ -110,6 +110,13 @@ class RefusedError(ReconcilerError):
     status = ExitStatus.REFUSED
 
 
+class RevertedError(ReconcilerError):
+    """What was activated did not come up, and what ran before was activated again."""
+
+    code = "reverted"
+    status = ExitStatus.REVERTED
+
+
 class UnreachableError(ReconcilerError):
     """No login: no route, no answer, a wrong key, an unknown host key."""
 
@@ -140,6 +147,7 @@ _BY_CODE: dict[str, type[ReconcilerError]] = {
         StoreError,
         BuildError,
         RefusedError,
+        RevertedError,
         UnreachableError,
         LinkLostError,
         InternalError,

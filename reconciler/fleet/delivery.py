@@ -15,6 +15,7 @@ from reconciler.core.errors import BuildError, InternalError, ReconcilerError, S
 from reconciler.core.nix import nar
 from reconciler.core.nix.hashes import Hash
 from reconciler.core.nix.store_path import StorePath
+from reconciler.core.profile.environment import EnvironmentPlan
 from reconciler.core.store.store import Store
 from reconciler.core.store.substitute import SubstituteEvent, substitute
 from reconciler.fleet.direct import Direct
@@ -22,7 +23,7 @@ from reconciler.fleet.events import Observer
 from reconciler.fleet.pool import Pool
 from reconciler.fleet.rollout import HostRun
 from reconciler.fleet.sending import Bundle, send
-from reconciler.fleet.targets import ProfileTarget, environment_graph
+from reconciler.fleet.targets import ProfileTarget, environment_graph, environments
 from reconciler.packages.instantiate import instantiate
 from reconciler.packages.model import Package
 from reconciler.packages.resolver import Resolver
@@ -104,9 +105,9 @@ class Workshop:
         good = [target for target in lacking if target.path not in failures]
         # An environment's manifest refers to the packages, so it cannot be valid before they are.
         with self._told():
-            instantiate(environment_graph(target.environment for target in good), self.store)
+            instantiate(environment_graph(good), self.store)
         packages = tuple(self._built)
-        self._realise([target.environment.drv_path for target in good], keep_going=False)
+        self._realise([plan.drv_path for plan in environments(good)], keep_going=False)
         with self._told():
             for made in (target.toplevel for target in good if target.toplevel is not None):
                 self.store.add_tree(made.path.name, made.tree, made.references)
@@ -291,9 +292,9 @@ class BuiltThere:
             self._direct.fetch(run)
             self.sent[run.plan.host] = send(run, bundle, self._workshop.nar, self._observer)
             self._build(run, sorted(there))
-            self._send_from_memory(run, [made for target in targets for made in _environment_parts(target)])
+            self._send_from_memory(run, [made for plan in environments(targets) for made in _environment_parts(plan)])
             try:
-                self._build(run, [target.environment.drv_path for target in targets])
+                self._build(run, [plan.drv_path for plan in environments(targets)])
             except BuildError as error:
                 raise self._told(error) from error
             self._send_from_memory(run, [_toplevel_part(target) for target in targets if target.toplevel is not None])
@@ -318,10 +319,9 @@ class BuiltThere:
         send(run, Bundle(infos), lambda path: iter((archives[path],)), self._observer)
 
 
-def _environment_parts(target: ProfileTarget) -> list[tuple[PathMessage, bytes]]:
+def _environment_parts(plan: EnvironmentPlan) -> list[tuple[PathMessage, bytes]]:
     """An environment's manifest and its derivation. They refer to packages, so they can be valid only where those
     are, and when those are built on a host that is there alone."""
-    plan = target.environment
     drv = plan.derivation
     return [
         _text(plan.manifest_path, plan.manifest_contents, plan.manifest_references),

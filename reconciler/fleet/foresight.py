@@ -50,7 +50,7 @@ def _foresee(prepared: Prepared, wanted: Sequence[ProfileTarget], store: Store |
     whole = graph
     graph = _foresee_fetches(prepared, graph, wanted, store)
     _foresee_sites(prepared, whole, graph, store)
-    prepared.builds = to_be_built(store, graph | environment_graph(target.environment for target in wanted))
+    prepared.builds = to_be_built(store, graph | environment_graph(wanted))
     if store is None:
         return
     _refuse_collisions(prepared, wanted, store)
@@ -236,11 +236,11 @@ def _less(graph: Graph, derivations: Iterable[StorePath], fetched: set[StorePath
 
 def _refuse_collisions(prepared: Prepared, wanted: Sequence[ProfileTarget], store: Store) -> None:
     """Put together, for nothing, each environment whose packages are all here: what cannot be is better told now."""
-    plans = {target.environment.output: target for target in wanted}
-    for target in plans.values():
-        made = store.is_valid(target.environment.output)
+    plans = {target.environment.output: (target.environment, target) for target in wanted if target.environment}
+    for plan, target in plans.values():
+        made = store.is_valid(plan.output)
         if not made and all(store.is_valid(path) for package in target.packages for path in package.paths):
-            _try_environment(prepared, target.environment, store)
+            _try_environment(prepared, plan, store)
 
 
 def _try_environment(prepared: Prepared, plan: EnvironmentPlan, store: Store) -> None:

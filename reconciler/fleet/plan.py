@@ -135,10 +135,12 @@ def _alike(one: HostPlan, other: HostPlan) -> bool:
 
 @dataclass(frozen=True)
 class Target:
-    """What one profile shall be: its store path, and the packages by which a person knows it."""
+    """What one profile shall be: its store path, and the packages by which a person knows it. `nixos`: a system of
+    NixOS's."""
 
     path: str
     packages: tuple[StorePath, ...]
+    nixos: bool = False
 
 
 def plan_host(host: str, wanted: Mapping[ProfileId, Target], empty: Target | None, observed: Observation) -> HostPlan:
@@ -151,6 +153,8 @@ def plan_host(host: str, wanted: Mapping[ProfileId, Target], empty: Target | Non
     if observed.problems:
         error = ReconcilerError("; ".join(observed.problems), hint=f"reconciler doctor --hosts {host}")
         return HostPlan(host, State.FAILED, observed, error=error)
+    if (misplaced := _misplaced(host, wanted, observed)) is not None:
+        return HostPlan(host, State.FAILED, observed, error=misplaced)
     problems = _twice(wanted, observed)
     changes = []
     for profile, target, orphaned in _targets(wanted, empty, observed):
@@ -163,6 +167,22 @@ def plan_host(host: str, wanted: Mapping[ProfileId, Target], empty: Target | Non
             changes.append(_change(profile, target, state, orphaned))
     state_of_host = State.PLANNED if changes else (State.FAILED if problems else State.UNCHANGED)
     return HostPlan(host, state_of_host, observed, tuple(changes), problems, undone=_undone(changes, observed))
+
+
+def _misplaced(host: str, wanted: Mapping[ProfileId, Target], observed: Observation) -> ReconcilerError | None:
+    """A system of NixOS's goes with a host that runs NixOS, and with no other."""
+    system = wanted.get(ProfileId.SYSTEM)
+    if system is None or system.nixos == observed.nixos:
+        return None
+    if system.nixos:
+        return ReconcilerError(
+            f"{host} runs {observed.os}, and the inventory has a NixOS system for it (`nixos`)",
+            hint=f"leave `nixos` out for it; reconciler inventory --host {host} shows where it comes from",
+        )
+    return ReconcilerError(
+        f"{host} runs NixOS, whose system profile holds NixOS systems alone",
+        hint="nixos: FLAKE#NAME in its desired, or `nixos: unmanaged`: its packages are then the default profile's",
+    )
 
 
 def _twice(wanted: Mapping[ProfileId, Target], observed: Observation) -> dict[str, str]:

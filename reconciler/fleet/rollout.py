@@ -22,7 +22,7 @@ from reconciler.core.agent.messages import (
     SwitchReply,
     SwitchRequest,
 )
-from reconciler.core.errors import LinkLostError, ReconcilerError, RefusedError, UnreachableError
+from reconciler.core.errors import LinkLostError, ReconcilerError, RefusedError, RevertedError, UnreachableError
 from reconciler.core.profile.names import ProfileId
 from reconciler.fleet.aftermath import Aftermath
 from reconciler.fleet.events import Observer, Phase
@@ -37,6 +37,9 @@ PROBE_AGAIN_SECONDS = 30.0
 PROBE_PAUSE_SECONDS = 1.0
 # A host that waited longer than this for the others to be staged is asked whether it is still there.
 WAITED_SECONDS = 1.0
+SWITCH_SECONDS = 300.0
+# A NixOS system takes what its units take to stop and start, at most four times (nixos_program.DEADLINE).
+NIXOS_SECONDS = 3700.0
 _LOST = "the link was lost during the switch"
 
 
@@ -269,7 +272,9 @@ class Rollout:
 
     def _switch(self, run: HostRun) -> None:
         try:
-            self._confirmed(run, run.live.agent.switch(self._request(run)))
+            observed = run.plan.observation
+            deadline = NIXOS_SECONDS if observed is not None and observed.nixos else SWITCH_SECONDS
+            self._confirmed(run, run.live.agent.switch(self._request(run), deadline))
         except LinkLostError as error:
             run.probed = False
             run.happen(Event.LOST, error.message, "reconciler status")
@@ -286,7 +291,11 @@ class Rollout:
         except ReconcilerError:
             found = None
         if found is not None and self._judge(run, found).as_it_was:
-            run.fail(error)
+            if isinstance(error, RevertedError):
+                run.happen(Event.ACTIVATED)
+                run.happen(Event.REVERTED, error.message, error.hint or "")
+            else:
+                run.fail(error)
             return
         run.probed = False
         run.happen(Event.LOST, error.message, error.hint or "reconciler status")

@@ -43,16 +43,18 @@ class Toplevel:
 
 @dataclass(frozen=True)
 class ProfileTarget:
-    """How one profile is made: its environment, and for a system profile the toplevel above it."""
+    """How one profile is made: its environment, and for a system profile the toplevel above it. A NixOS system is a
+    package itself, and has no environment."""
 
     path: StorePath
-    environment: EnvironmentPlan
+    environment: EnvironmentPlan | None
     packages: tuple[Package, ...]
     toplevel: Toplevel | None = None
 
     @property
     def target(self) -> Target:
-        return Target(str(self.path), tuple(path for package in self.packages for path in package.paths))
+        paths = tuple(path for package in self.packages for path in package.paths)
+        return Target(str(self.path), paths, nixos=self.environment is None)
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,8 @@ class _Maker:
             if (package := self._package(entry, desired.architecture)) is not None
         ]
         packages = tuple(package for package, _ in found)
+        if spec.nixos and packages:
+            return ProfileTarget(packages[0].output, None, packages)
         target = self.environment_target(packages, tuple(priority for _, priority in found))
         return self._system(target, desired.architecture) if profile.is_system else target
 
@@ -135,19 +139,24 @@ class _Maker:
 
     def graph(self) -> Graph:
         graph = self._resolver.graph(package for package in self._packages.values() if package is not None)
-        return graph | environment_graph(target.environment for target in self._targets.values())
+        return graph | environment_graph(self._targets.values())
 
 
-def environment_graph(plans: Iterable[EnvironmentPlan]) -> Graph:
-    """The derivations of user environments, and their manifests."""
+def environment_graph(targets: Iterable[ProfileTarget]) -> Graph:
+    """The derivations of the targets' user environments, and their manifests."""
     derivations = {}
     sources = {}
-    for plan in plans:
+    for plan in environments(targets):
         derivations[plan.drv_path] = plan.derivation
         sources[plan.manifest_path] = TextSource(
             plan.manifest_path, plan.manifest_path.name, plan.manifest_contents, plan.manifest_references
         )
     return Graph(derivations, sources)
+
+
+def environments(targets: Iterable[ProfileTarget]) -> list[EnvironmentPlan]:
+    """The environments of those targets that have one."""
+    return [target.environment for target in targets if target.environment is not None]
 
 
 def package_derivations(targets: Iterable[ProfileTarget]) -> list[StorePath]:

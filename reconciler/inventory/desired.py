@@ -46,15 +46,18 @@ class PackageEntry:
 
 @dataclass(frozen=True)
 class ProfileSpec:
-    """The packages of one profile, by name."""
+    """The packages of one profile, by name. `nixos`: it is a NixOS system, the one entry there is."""
 
     packages: Mapping[str, PackageEntry] = field(default_factory=dict)
+    nixos: bool = False
 
 
 @dataclass(frozen=True)
 class DesiredState:
     """What one host shall hold. `system` is None where the inventory leaves the host's system alone; `places` are the
-    profiles called `default`, and those at a path. `keep`: how many generations of each, None where nothing is said.
+    profiles called `default`, and those at a path. `nixos`: what the inventory says of a NixOS host's system, whose
+    packages are those of the `default` profile; empty for any other host.
+    `keep`: how many generations of each, None where nothing is said.
     `build_on`: `controller`, `target`, `builders` or a host, empty where nothing is said.
     `substitute_on`: who fetches from caches, `controller` or `target`, empty where nothing is said."""
 
@@ -66,6 +69,7 @@ class DesiredState:
     keep: Retention | None = None
     build_on: str = ""
     substitute_on: str = ""
+    nixos: str = ""
 
     @property
     def profiles(self) -> Mapping[ProfileId, ProfileSpec]:

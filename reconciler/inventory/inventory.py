@@ -12,8 +12,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from reconciler.core.nix.store_path import STORE_DIR
 from reconciler.inventory.connection import connection_settings, truth
-from reconciler.inventory.desired import ConnectionSettings, DesiredState, Position, ProfileSpec
+from reconciler.inventory.desired import (
+    ConnectionSettings,
+    DesiredState,
+    Origin,
+    PackageEntry,
+    Position,
+    ProfileSpec,
+)
 from reconciler.inventory.faults import FaultLog, InputError
 from reconciler.inventory.git import Revision, revision_of
 from reconciler.inventory.graph import Drafts, Group, Host, hosts_of
@@ -21,7 +29,7 @@ from reconciler.inventory.layers import Layers
 from reconciler.inventory.merge import PLACE, SYSTEM, Dropped, Merged, profile_id
 from reconciler.inventory.names import did_you_mean
 from reconciler.inventory.patterns import Selector
-from reconciler.inventory.schema import BUILD_PLACES
+from reconciler.inventory.schema import BUILD_PLACES, NIXOS, UNMANAGED
 from reconciler.inventory.sources import read_source, source_files
 from reconciler.inventory.templates import Variables
 from reconciler.inventory.varfiles import VariableFiles
@@ -87,7 +95,10 @@ class Inventory:
         keep = merged.keep.retention if merged.keep is not None else None
         build_on = merged.build_on.text if merged.build_on is not None else ""
         substitute_on = merged.substitute_on.text if merged.substitute_on is not None else ""
-        return DesiredState(host, merged.architecture, system, profiles, places, keep, build_on, substitute_on)
+        nixos = merged.nixos.text if merged.nixos is not None else ""
+        if merged.nixos is not None and nixos != UNMANAGED:
+            system = _toplevel(merged.nixos)
+        return DesiredState(host, merged.architecture, system, profiles, places, keep, build_on, substitute_on, nixos)
 
     def dropped(self, host: str) -> tuple[Dropped, ...]:
         """The entries that reach a host from farther away and that `drop` takes from it."""
@@ -125,6 +136,12 @@ class Inventory:
     @functools.cached_property
     def _selector(self) -> Selector:
         return Selector(self.hosts, self.groups)
+
+
+def _toplevel(said: Origin) -> ProfileSpec:
+    """The system profile of a NixOS host."""
+    reference = said.text if said.text.startswith(STORE_DIR) else NIXOS + said.text
+    return ProfileSpec({"nixos": PackageEntry("nixos", reference, said)}, nixos=True)
 
 
 def _check_builders(merged: Mapping[str, Merged], log: FaultLog) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import TypeVar
 
-from reconciler.core.profile.names import ProfileId
+from reconciler.core.profile.names import DEFAULT, ProfileId
 from reconciler.core.profile.prune import Retention
 from reconciler.inventory.desired import Origin, PackageEntry
 from reconciler.inventory.faults import FaultLog, InputError, short_places
@@ -28,6 +28,7 @@ from reconciler.inventory.schema import (
     build_place,
     dropped_name,
     keep_number,
+    nixos_system,
     package_name,
     place_name,
     priority_number,
@@ -88,6 +89,7 @@ class Resolved:
     keep: Kept | None = None
     build_on: Origin | None = None
     substitute_on: Origin | None = None
+    nixos: Origin | None = None
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,7 @@ class Merged:
     keep: Kept | None = None
     build_on: Origin | None = None
     substitute_on: Origin | None = None
+    nixos: Origin | None = None
 
 
 def resolve_fixed(block: Block, log: FaultLog) -> Resolved:
@@ -149,6 +152,7 @@ class _Resolver:
             self._keep(),
             self._place(self._block.build_on, build_place),
             self._place(self._block.substitute_on, substitute_place),
+            self._place(self._block.nixos, nixos_system),
         )
 
     def _profile(self, user: str, block: ProfileBlock) -> None:
@@ -238,12 +242,35 @@ class _Merger:
         self._keep: Kept | None = None
         self._build_on: Origin | None = None
         self._substitute_on: Origin | None = None
+        self._nixos: Origin | None = None
 
     def merged(self) -> Merged:
-        dropped, faults = tuple(self._dropped), tuple(self._faults)
+        packages = self._packages if self._nixos is None else self._with_default(self._nixos)
         return Merged(
-            self._architecture, self._packages, dropped, faults, self._keep, self._build_on, self._substitute_on
+            self._architecture,
+            packages,
+            tuple(self._dropped),
+            tuple(self._faults),
+            self._keep,
+            self._build_on,
+            self._substitute_on,
+            self._nixos,
         )
+
+    def _with_default(self, nixos: Origin) -> dict[str, dict[str, PackageEntry]]:
+        """The profiles of a NixOS host: its system's packages are those of its `default` profile."""
+        packages = dict(self._packages)
+        default = PLACE + DEFAULT
+        if SYSTEM not in packages:
+            return packages
+        if packages.get(default):
+            first = min((entry.origin for entry in packages[default].values()), key=lambda origin: origin.position)
+            text = "the packages of a NixOS host are those of its default profile, which has packages of its own here"
+            told = _table([(nixos, "nixos"), (first, first.text)])
+            hint = f"say them all under `packages`, or all under `profiles: {{{DEFAULT}: ...}}`"
+            self._faults.append((InputError(first.position, f"{text}\n{told}", hint), True))
+        packages[default] = packages.pop(SYSTEM)
+        return packages
 
     def add(self, layer: Sequence[Resolved]) -> None:
         declared = _by_name(layer)
@@ -263,6 +290,7 @@ class _Merger:
         self._set_architecture(sorted((b.architecture for b in layer if b.architecture), key=lambda o: o.position))
         self._set_keep(sorted((b.keep for b in layer if b.keep), key=lambda kept: kept.origin.position))
         self._build_on = self._place("build_on", [block.build_on for block in layer]) or self._build_on
+        self._nixos = self._place("nixos", [block.nixos for block in layer]) or self._nixos
         fetched = self._place("substitute_on", [block.substitute_on for block in layer])
         self._substitute_on = fetched or self._substitute_on
 
@@ -316,7 +344,7 @@ class _Merger:
             self._architecture = said[0].text
 
     def _place(self, key: str, given: Iterable[Origin | None]) -> Origin | None:
-        """What one layer says by `build_on` or `substitute_on`."""
+        """What one layer says by `build_on`, `substitute_on` or `nixos`."""
         said = sorted(filter(None, given), key=lambda origin: origin.position)
         if len({origin.text for origin in said}) > 1:
             self._faults.append((_declared_twice(f"'{key}'", [(origin, origin.text) for origin in said]), True))

@@ -3,6 +3,7 @@
 desired:
   system: ARCHITECTURE
   packages: [PACKAGE, ...]            or one template that evaluates to such a list
+  nixos: TOPLEVEL | unmanaged         the host runs NixOS: its system; `packages` are those of the default profile
   keep: {generations: N, days: N}
   build_on: PLACE_OF_BUILDS           controller, target, builders, or a host of the inventory
   substitute_on: controller | target  who fetches from binary caches
@@ -15,6 +16,7 @@ desired:
 PLACE      `default`, or the absolute path of a profile
 PACKAGE    NAME, NAME@VERSION, SET:NAME, SET:NAME@VERSION, a /nix/store/... path, or {one of these: OPTIONS}
 OPTIONS    {priority: N, build_on: PLACE_OF_BUILDS}, or one of the two
+TOPLEVEL   FLAKE#NAME, FILE.nix, FILE.nix#ATTRIBUTE, or a /nix/store/... path
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ from reconciler.inventory.outputs import Named
 from reconciler.inventory.templates import is_template
 from reconciler.inventory.yaml import Mapping, Node, Scalar, Sequence, fail
 
-SYSTEM_KEYS = ("packages", "users", "profiles", "drop", "system", "keep", "build_on", "substitute_on")
+SYSTEM_KEYS = ("packages", "users", "profiles", "drop", "system", "nixos", "keep", "build_on", "substitute_on")
 BUILD_PLACES = ("controller", "target", "builders")
 SUBSTITUTE_PLACES = ("controller", "target")
 PACKAGE_OPTIONS = ("priority", "build_on")
@@ -51,6 +53,9 @@ ARCHITECTURES = (
 )
 DEFAULT_ARCHITECTURE = "x86_64-linux"
 DEFAULT_PRIORITY = 5
+UNMANAGED = "unmanaged"
+# What the reference of a toplevel begins with; no package's can.
+NIXOS = "nixos#"
 
 _REFERENCE = re.compile(
     r"(?:(?P<set>[A-Za-z0-9_][A-Za-z0-9_.-]*):)?(?P<name>[A-Za-z0-9_+?=][A-Za-z0-9_+?=.-]*)(?:@(?P<version>[A-Za-z0-9_+?=.~-]+))?"
@@ -61,6 +66,7 @@ _WHOLE_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)")
 # What nixpkgs calls the outputs of a package beside its first.
 KEEP_HINT = "keep: {generations: 5, days: 30}, or one of the two"
 MOST_KEPT = 1_000_000
+_NIXOS_HINT = "nixos: path:./nixos#web01 (a flake), nixos/web01.nix, a /nix/store/... path, or unmanaged"
 _REFERENCE_HINT = "a package is name, name@version, set:name or a /nix/store/... path"
 
 
@@ -115,6 +121,7 @@ class Block:
     keep: KeepBlock | None = None
     build_on: Scalar | None = None
     substitute_on: Scalar | None = None
+    nixos: Scalar | None = None
 
     @property
     def templated(self) -> bool:
@@ -132,7 +139,7 @@ class Block:
         yield from self.drop_users
         yield from self.drop_profiles
         yield from self.keep.scalars if self.keep is not None else ()
-        yield from filter(None, (self.build_on, self.substitute_on))
+        yield from filter(None, (self.build_on, self.substitute_on, self.nixos))
 
 
 def parse_block(node: Node, scope: str, log: FaultLog) -> Block:
@@ -151,6 +158,7 @@ def parse_block(node: Node, scope: str, log: FaultLog) -> Block:
         reader.keep(keys.get("keep")),
         reader.scalar(keys.get("build_on"), "build_on"),
         reader.scalar(keys.get("substitute_on"), "substitute_on"),
+        reader.scalar(keys.get("nixos"), "nixos"),
     )
 
 
@@ -342,6 +350,21 @@ def substitute_place(text: str, where: Scalar) -> str:
     if text not in SUBSTITUTE_PLACES:
         hint = did_you_mean(text, SUBSTITUTE_PLACES) or f"substitute_on: {' or '.join(SUBSTITUTE_PLACES)}"
         fail(where.position, f"substitute_on: {text!r} is not one of {' and '.join(SUBSTITUTE_PLACES)}", hint)
+    return text
+
+
+def nixos_system(text: str, where: Scalar) -> str:
+    """What a NixOS host's system is: a flake's, an expression's, a store path, or none of ours."""
+    if text.startswith(STORE_DIR):
+        try:
+            StorePath.parse(text)
+        except FormatError as error:
+            fail(where.position, error.message)
+        return text
+    source, _, name = text.partition("#")
+    named = bool(name) or source.endswith(".nix")
+    if text != UNMANAGED and not (source and named and text.isprintable() and " " not in text):
+        fail(where.position, f"nixos: {text!r} is no NixOS system", did_you_mean(text, [UNMANAGED]) or _NIXOS_HINT)
     return text
 
 

@@ -1,6 +1,6 @@
 """From a reference to a package: which set has it, which version it means, and what that is called in the store.
 
-    reference  NAME | NAME@VERSION | SET:NAME | SET:NAME@VERSION | /nix/store/HASH-NAME
+    reference  NAME | NAME@VERSION | SET:NAME | SET:NAME@VERSION | /nix/store/HASH-NAME | nixos#SYSTEM
 
 What the lock pins is taken as it stands there; what it lacks is looked up in the sets, in their order, and told by
 `unlocked`. Nothing is written to any store, and no host is asked: what a reference means follows from the files, from
@@ -19,13 +19,16 @@ from reconciler.core.nix.store_path import STORE_DIR, StorePath, parse_drv_name
 from reconciler.core.store.binary_cache import BinaryCache, Caches
 from reconciler.inventory.desired import Position
 from reconciler.inventory.names import did_you_mean
+from reconciler.inventory.schema import NIXOS
 from reconciler.inventory.sets import DEFAULT_SETS, RECIPES, CacheSpec, ChannelSet, NixSet, RecipesSet, SetSpec
 from reconciler.packages import git_sources
 from reconciler.packages.channel import Channel
 from reconciler.packages.downloads import cache_directory
+from reconciler.packages.evaluation import Evaluator
 from reconciler.packages.lock import Lock, LockEntry
 from reconciler.packages.model import Graph, NotThereError, Package, Source
 from reconciler.packages.nix_sets import NixPackages
+from reconciler.packages.nixos import NixosSystems
 from reconciler.packages.recipe_sets import Recipes
 from reconciler.packages.sources import CachedPath, GivenPath
 from reconciler.packages.specs import GitSpec, Recipe
@@ -61,11 +64,11 @@ class Resolver:
             for each in chosen.sets
             if isinstance(each, ChannelSet)
         }
+        evaluator = Evaluator(root, chosen.cache_directory, (self._derivations, self._sources))
         self._expressions = {
-            each.name: NixPackages(each, root, chosen.cache_directory, (self._derivations, self._sources))
-            for each in chosen.sets
-            if isinstance(each, NixSet)
+            each.name: NixPackages(each, evaluator) for each in chosen.sets if isinstance(each, NixSet)
         }
+        self._nixos = NixosSystems(evaluator)
         self._order = tuple(dict.fromkeys(each.name for each in chosen.sets))
         self._given: dict[StorePath, Source] = {}
         self.caches = Caches([BinaryCache(each.url, each.keys) for each in chosen.caches]) if chosen.caches else None
@@ -80,6 +83,8 @@ class Resolver:
         """
         if reference.startswith("/"):
             return self._path(reference, origin)
+        if reference.startswith(NIXOS):
+            return self._toplevel(reference, architecture, origin)
         pin = self._lock.get(reference, architecture)
         try:
             entry = pin or self._look_up(reference, architecture)
@@ -180,6 +185,19 @@ class Resolver:
         """Every cache that is known: those that are asked before builds, then those of the channels."""
         own = () if self.caches is None else (self.caches,)
         return (*own, *(channel.caches for channel in self._channels.values()))
+
+    # --- a NixOS system -----------------------------------------------------------------------------------------------
+
+    def _toplevel(self, reference: str, architecture: str, origin: Position | None) -> Package:
+        text = reference.removeprefix(NIXOS)
+        shown = f"{origin}: {text}" if origin else text
+        if not self._nixos.moves(text):
+            return self._nixos.now(text, architecture, shown)
+        entry = self._lock.get(reference, architecture)
+        if entry is None or entry.derivation is None:
+            entry = self._nixos.find(reference, text, architecture, shown)
+        self._used[reference, architecture] = entry
+        return self._nixos.pinned(text, entry, shown)
 
     # --- a name -------------------------------------------------------------------------------------------------------
 

@@ -37,7 +37,7 @@ def _row(inventory: Inventory, host: str) -> tuple[str, ...]:
     desired = inventory.desired(host)
     others = (*desired.places.items(), *desired.users.items())
     users = ", ".join(f"{name} ({len(spec.packages)})" for name, spec in others)
-    system = _references(desired.system) if desired.system is not None else "left alone"
+    system = _references(desired.system) if desired.system is not None else desired.nixos or "left alone"
     return host, login(inventory.connection(host)), system or "no packages", users or "-"
 
 
@@ -71,14 +71,17 @@ def host_text(inventory: Inventory, host: str) -> str:
                 for entry in spec.packages.values()]  # fmt: skip
         lines += ["", profile.label, *(columns(rows, indent="  ") or ["  no packages"])]
     if desired.system is None:
-        lines += ["", "the system's profile is left alone: nothing declares packages for it"]
+        why = "it is NixOS's own" if desired.nixos else "nothing declares packages for it"
+        lines += ["", f"the system's profile is left alone: {why}"]
     return "\n".join(lines)
 
 
 def desired_json(desired: DesiredState) -> dict[str, Any]:
     """The merged desired state, in the inventory's own words."""
     found: dict[str, Any] = {"system": desired.architecture}
-    if desired.system is not None:
+    if desired.nixos:
+        found["nixos"] = desired.nixos
+    elif desired.system is not None:
         found["packages"] = _packages(desired.system)
     if desired.users:
         found["users"] = {name: {"packages": _packages(spec)} for name, spec in desired.users.items()}

@@ -105,10 +105,12 @@ def _not_managed(hosts: int) -> str:
 def _first(group: Sequence[HostPlan], view: PlanView) -> list[str]:
     free = min((host.observation.store_free for host in group if host.observation), default=0)
     least = " at least" if len(group) > 1 else ""
-    creates = ", ".join([f"/nix ({size(free)} free on its file system{least})", *view.creates])
+    nixos = bool(group[0].observation and group[0].observation.nixos)
+    room = f"({size(free)} free on its file system{least})"
+    creates = f"/nix/var/reconciler {room}" if nixos else ", ".join([f"/nix {room}", *view.creates])
     users = [change.profile.user for change in group[0].changes if change.profile.user]
     links = [f"~/.nix-profile of {' '.join(users)}, unless it is there"] if users else []
-    more = [" " * _LABEL + one for one in (*links, *view.creates_also)]
+    more = [" " * _LABEL + one for one in (*links, *(() if nixos else view.creates_also))]
     hosts = shell_word(group[0].host if len(group) == 1 else view.pattern)
     return [
         f"  creates  {creates}",

@@ -15,19 +15,16 @@ import contextlib
 import os
 
 from reconciler.core import fs
+from reconciler.core.activate import nixos
+from reconciler.core.activate.roots import under
 from reconciler.core.errors import RefusedError, StoreError
 from reconciler.core.nix.store_path import STORE_DIR, StorePath
-from reconciler.core.profile.toplevel import INTERFACE, interface_version
+from reconciler.core.profile.toplevel import INTERFACE, interface_version, is_nixos
 
 CURRENT = "/run/current-system"
 BOOTED = "/run/booted-system"
 GC_ROOTS = "/nix/var/nix/gcroots"
 _LINK_LIMIT = 10
-
-
-def under(root: str, path: str) -> str:
-    """Where the host's absolute `path` really is."""
-    return os.path.join(root, path.lstrip("/"))
 
 
 def running(root: str = "/") -> str:
@@ -56,8 +53,11 @@ def check(toplevel: StorePath, root: str = "/", foreign: bool = False) -> None:
     """RefusedError when this host cannot put the system profile `toplevel` (in its store already) to work. `foreign`:
     it was here before, whoever made it, and need not be ours."""
     real = under(root, str(toplevel))
-    if os.path.lexists(under(root, "/etc/NIXOS")):
-        raise RefusedError("this is a NixOS host: its system profile takes NixOS toplevels only")
+    if nixos.is_host(root):
+        nixos.check(toplevel, root)
+        return
+    if is_nixos(real):
+        raise RefusedError(f"{toplevel} is a NixOS system, and this host does not run NixOS")
     version = interface_version(real)
     if version is None:
         if foreign:

@@ -13,7 +13,7 @@ import os
 import stat
 
 from reconciler.core import fs
-from reconciler.core.activate.current_system import under
+from reconciler.core.activate.roots import under
 from reconciler.core.values import value
 
 MARK = "# Written by reconciler"

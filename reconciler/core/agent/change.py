@@ -15,7 +15,7 @@ import sys
 import time
 from typing import Callable
 
-from reconciler.core.activate import current_system, host_files
+from reconciler.core.activate import current_system, host_files, nixos, nixos_program
 from reconciler.core.agent import created, history, lock, mounts, profiles, recovery, stage
 from reconciler.core.agent.action import Action
 from reconciler.core.agent.host import Host
@@ -28,7 +28,7 @@ from reconciler.core.agent.messages import (
     SwitchRequest,
 )
 from reconciler.core.agent.profiles import Found
-from reconciler.core.errors import FormatError, RefusedError, StoreError
+from reconciler.core.errors import FormatError, ReconcilerError, RefusedError, RevertedError, StoreError
 from reconciler.core.nix.store_path import STORE_DIR, StorePath
 from reconciler.core.profile import places
 from reconciler.core.profile.names import ProfileId
@@ -129,6 +129,8 @@ def _ago(seconds: float) -> str:
 def _check_target(host: Host, store: Store, change: _Change) -> None:
     wanted = change.wanted
     if not wanted.to:
+        if change.found.profile.is_system and nixos.is_host(host.root):
+            raise RefusedError(f"{host.name} runs NixOS: its system is not taken away, only replaced")
         return
     path = StorePath.parse(wanted.to)
     stage.check_closures(store, [path])
@@ -155,21 +157,31 @@ class _Switch:
     # One time for what is intended and what is told, so that recovery knows the one by the other.
     when: float = field(default_factory=time.time)
     undoing: list[Callable[[], None]] = field(default_factory=list)
+    # Whether something was started or stopped, so that to undo it is more than to leave it.
+    activated: bool = False
 
     def run(self, changes: tuple[_Change, ...]) -> tuple[Switched, ...]:
+        is_nixos = nixos.is_host(self.host.root)
         made = [change for change in changes if self.action.sets_profile and not change.is_none]
         if made:
             recovery.intend(self.host, [self._entry(change, self._intended(change)) for change in made])
         try:
-            self._install_host_files()
-            self._protect_store()
+            if not is_nixos:  # which has PATH, and whatever else these are for
+                self._install_host_files()
+                self._protect_store()
             for change in changes:
-                if change.found.profile.is_system:
+                if change.found.profile.is_system and not is_nixos:
                     self._put_to_work(change.wanted.to)
+                elif change.found.profile.is_system:
+                    self._activate_nixos(change, change in made)
             switched = [self._change(change, change in made) for change in changes]
+            if is_nixos:
+                self._have_booted(made)
             self._tell(switched, made)
         except BaseException as error:
             self._undo(error)
+            if self.activated and isinstance(error, ReconcilerError):
+                raise RevertedError(error.message, error.hint) from error
             raise
         self._tidy(changes)
         return tuple(switched)
@@ -241,6 +253,34 @@ class _Switch:
             current_system.deactivate(self.host.root)
         elif current_system.raw_target(self.host.root) != target:
             current_system.activate(target, self.host.root)
+
+    def _activate_nixos(self, change: _Change, made: bool) -> None:
+        """Have the system that is wanted run, by its own program. What it leaves undone on a failure nobody knows, so
+        the one before is activated again whatever came of it."""
+        running, wanted = current_system.running(self.host.root), change.wanted.to
+        if self.action.activates and wanted != running:
+            if running:
+                self.undoing.append(lambda: self._nixos(running, "test"))
+            self.activated = True
+            try:
+                self._nixos(wanted, "test")
+            except RefusedError:  # before it did anything
+                self.activated = False
+                self.undoing = []
+                raise
+        before = change.found.current
+        if made and before is not None:
+            # Undone after the profile is: what boots is what the profile then is. Before it is done, as all of these.
+            self.undoing.append(lambda: self._nixos(before.path, "boot"))
+
+    def _have_booted(self, made: list[_Change]) -> None:
+        for change in made:
+            if change.found.profile.is_system:
+                self._nixos(change.wanted.to, "boot")
+
+    def _nixos(self, toplevel: str, action: str) -> None:
+        outside = self.host.session.outside
+        nixos_program.run(toplevel, action, outside.descriptor if outside else None, self.host.root)
 
     def _change(self, change: _Change, wanted: bool) -> Switched:
         found = change.found

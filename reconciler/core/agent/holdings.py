@@ -65,6 +65,8 @@ def _holding(host: Host, found: Found) -> Holding:
         return Holding(str(profile), found.link, current, note=note)
     try:
         path = StorePath.parse(current.path)
+        if profile.is_system and toplevel.is_nixos(host.path(str(path))):
+            return Holding(str(profile), found.link, current, note="it is a NixOS system: name it by `nixos`")
         sw = toplevel.sw_of(host.path(str(path))) if profile.is_system else path
         elements = environment.manifest_elements(observe.View(host.path("/nix/store")), sw) if sw else None
     except (OSError, FormatError) as error:

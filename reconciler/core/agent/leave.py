@@ -13,7 +13,7 @@ import time
 from typing import Callable
 
 from reconciler.core import fs
-from reconciler.core.activate import current_system, host_files
+from reconciler.core.activate import current_system, host_files, nixos
 from reconciler.core.agent import created, lock, mounts, profiles, recovery, usage
 from reconciler.core.agent.host import OWN_STATE, STAGE_ROOTS, SYSTEM_PROFILE, Host
 from reconciler.core.agent.messages import HistoryEntry, LeaveReply, LeaveRequest, LeavingProfile, LockOwner
@@ -124,7 +124,7 @@ class _Leaving:
     def _runs_ours(self) -> bool:
         with contextlib.suppress(StoreError):
             target = current_system.raw_target(self.host.root)
-            if target is None or os.path.lexists(self.host.path("/etc/NIXOS")):
+            if target is None or nixos.is_host(self.host.root):
                 return False
             return target == SYSTEM_PROFILE or current_system.is_ours(target, self.host.root)
         return False
@@ -215,6 +215,8 @@ def _profile(host: Host, found: Found, entries: list[HistoryEntry]) -> LeavingPr
     name, current = str(found.profile), found.current
     if found.problem:
         return LeavingProfile(name, found.link, current, None, kept=found.problem)
+    if found.profile.is_system and nixos.is_host(host.root):
+        return LeavingProfile(name, found.link, current, None, kept="a NixOS system stays, and is NixOS's again")
     before = entries[0].before
     there = [(one.number, one.path) for one in found.generations]
     still = before is not None and (before.number == 0 or (before.number, before.path) in there)

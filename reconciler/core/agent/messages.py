@@ -209,6 +209,7 @@ class Observation(Message):
     `system` is Nix's word (`x86_64-linux`). `managed`: /nix/var/reconciler is there. `nix`: version of a real Nix on
     the host, else empty. `running` and `booted`: where /run/current-system and /run/booted-system lead, else empty.
     `problems`: what makes the host unfit for any deploy (no sqlite3, /nix read-only, ...), one sentence each.
+    `nixos`: the host runs NixOS.
     """
 
     hostname: str
@@ -229,6 +230,7 @@ class Observation(Message):
     valid: tuple[str, ...]
     lock: Optional[LockOwner]
     problems: tuple[str, ...] = ()
+    nixos: bool = False
 
     def profile(self, name: str) -> ProfileState | None:
         return next((state for state in self.profiles if state.profile == name), None)

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from reconciler.core.activate import current_system
+from reconciler.core.activate import current_system, nixos
 from reconciler.core.agent import history, lock, nix, profiles, recovery
 from reconciler.core.agent.host import NIX_STATE, PROFILES, Host
 from reconciler.core.agent.messages import (
@@ -70,6 +70,7 @@ def observe(host: Host, request: ObserveRequest) -> Observation:
         valid=valid,
         lock=lock.owner(host),
         problems=tuple(problems),
+        nixos=nixos.is_host(host.root),
     )
 
 
@@ -176,6 +177,8 @@ def _packages(host: Host, profile: ProfileId, generation: str) -> tuple[str, ...
     except FormatError:
         return ()
     if profile.is_system:
+        if toplevel.is_nixos(host.path(str(path))):
+            return (generation,)
         path = toplevel.sw_of(host.path(str(path)))
     if path is None:
         return ()

@@ -12,6 +12,7 @@ import stat
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
+from reconciler.core.activate import nixos
 from reconciler.core.agent import created
 from reconciler.core.agent.host import PROFILES, SYSTEM_PROFILE, Host
 from reconciler.core.agent.messages import Generation, GenerationRef
@@ -21,6 +22,7 @@ from reconciler.core.profile import switching
 from reconciler.core.profile.generations import Recorded
 from reconciler.core.profile.names import ProfileId
 from reconciler.core.profile.switching import Applied, Before, Departure, Step
+from reconciler.core.profile.toplevel import is_nixos
 from reconciler.core.values import value
 
 if TYPE_CHECKING:  # only a user's profile needs them, and a probe is short
@@ -120,8 +122,8 @@ def guard(host: Host, found: Found) -> str:
         return ""
     there = host.path(found.current.path)
     if found.profile.is_system:
-        is_nixos = os.path.lexists(os.path.join(there, "init"))
-        return "it is a NixOS system, which only nixos-rebuild replaces" if is_nixos else ""
+        strange = is_nixos(there) and not nixos.is_host(host.root)
+        return "it is a NixOS system, on a host that does not say that it runs NixOS" if strange else ""
     if os.path.lexists(os.path.join(there, "bin/nix")) or os.path.lexists(os.path.join(there, "bin/nix-env")):
         return "Nix itself lives in it"
     return ""

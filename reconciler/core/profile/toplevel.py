@@ -67,6 +67,11 @@ def interface_version(real_path: str) -> int | None:
     return int(words[1])
 
 
+def is_nixos(real_path: str) -> bool:
+    """Whether the system profile at `real_path` is NixOS's: it has the program that a boot starts."""
+    return os.path.lexists(os.path.join(real_path, "init"))
+
+
 def sw_of(real_path: str) -> StorePath | None:
     """The environment of the toplevel at `real_path`; None where it has none."""
     try:
