@@ -117,6 +117,13 @@ class RevertedError(ReconcilerError):
     status = ExitStatus.REVERTED
 
 
+class UnsettledError(ReconcilerError):
+    """What was activated did not come up, and what ran before could not be activated again."""
+
+    code = "unsettled"
+    status = ExitStatus.UNKNOWN
+
+
 class UnreachableError(ReconcilerError):
     """No login: no route, no answer, a wrong key, an unknown host key."""
 
@@ -148,6 +155,7 @@ _BY_CODE: dict[str, type[ReconcilerError]] = {
         BuildError,
         RefusedError,
         RevertedError,
+        UnsettledError,
         UnreachableError,
         LinkLostError,
         InternalError,

@@ -22,7 +22,14 @@ from reconciler.core.agent.messages import (
     SwitchReply,
     SwitchRequest,
 )
-from reconciler.core.errors import LinkLostError, ReconcilerError, RefusedError, RevertedError, UnreachableError
+from reconciler.core.errors import (
+    LinkLostError,
+    ReconcilerError,
+    RefusedError,
+    RevertedError,
+    UnreachableError,
+    UnsettledError,
+)
 from reconciler.core.profile.names import ProfileId
 from reconciler.fleet.aftermath import Aftermath
 from reconciler.fleet.events import Observer, Phase
@@ -40,6 +47,7 @@ WAITED_SECONDS = 1.0
 SWITCH_SECONDS = 300.0
 # A NixOS system takes what its units take to stop and start, at most four times (nixos_program.DEADLINE).
 NIXOS_SECONDS = 3700.0
+_UNSETTLED = "look on the host: systemctl --failed; then deploy what shall run"
 _LOST = "the link was lost during the switch"
 
 
@@ -294,6 +302,9 @@ class Rollout:
             if isinstance(error, RevertedError):
                 run.happen(Event.ACTIVATED)
                 run.happen(Event.REVERTED, error.message, error.hint or "")
+            elif isinstance(error, UnsettledError):
+                # The profile and the link of what runs are as they were; what its services do, no probe sees.
+                run.happen(Event.LOST, error.message, error.hint or _UNSETTLED)
             else:
                 run.fail(error)
             return

@@ -34,7 +34,7 @@ case $1:$fault in
         mountpoint -q /run/activated || mount -t tmpfs none /run/activated
         ln -sfn "$top" /run/current-system
         ln -sfn /run/current-system /nix/var/nix/gcroots/current-system
-        if [ "$fault" = units ]; then
+        if [ "$fault" = units ] || [ -e /etc/disk-is-full ]; then
             echo "warning: the following units failed: web.service"
             exit 4
         fi ;;
@@ -186,6 +186,20 @@ def test_a_system_that_does_not_come_up_is_undone(
     say(nixos, "24.06")
     nixos.run("deploy", "--hosts", "web01", "--yes", "--adopt")
     assert switches(host) == ["test 24.06 of 24.04", "boot 24.06 of 24.06"]
+
+
+def test_where_the_one_before_does_not_come_up_either_that_is_said(nixos: Operator) -> None:
+    host = nixos.fleet[0]
+    (host.root / "etc/disk-is-full").touch()
+    say(nixos, "24.05")
+    (report,) = nixos.json("deploy", "--hosts", "web01", "--yes", "--adopt", status=6)["hosts"]
+    assert report["state"] == "unknown"
+    assert report["detail"].count("units failed (status 4)") == 2
+    assert "; and it could not be undone: " in report["detail"]
+    assert (version(host, SYSTEM_PROFILE), boots(host)) == ("24.04", "24.04")
+    (host.root / "etc/disk-is-full").unlink()
+    nixos.run("deploy", "--hosts", "web01", "--yes", "--adopt")
+    assert (version(host, SYSTEM_PROFILE), version(host, "/run/current-system"), boots(host)) == ("24.05",) * 3
 
 
 def test_boot_leaves_what_runs_and_test_leaves_what_boots(nixos: Operator) -> None:

@@ -28,6 +28,7 @@ _LINES = 8
 _WHY = {
     1: "it refused, or the boot loader could not be installed",
     2: "its activation script failed",
+    3: "systemd could not take up its units, or temporary files were not made",
     4: "units failed",
 }
 _TRIED = 30.0  # seconds to find out whether there is a systemd that starts units

@@ -28,7 +28,7 @@ from reconciler.core.agent.messages import (
     SwitchRequest,
 )
 from reconciler.core.agent.profiles import Found
-from reconciler.core.errors import FormatError, ReconcilerError, RefusedError, RevertedError, StoreError
+from reconciler.core.errors import FormatError, ReconcilerError, RefusedError, RevertedError, StoreError, UnsettledError
 from reconciler.core.nix.store_path import STORE_DIR, StorePath
 from reconciler.core.profile import places
 from reconciler.core.profile.names import ProfileId
@@ -204,7 +204,8 @@ class _Switch:
                 failed.append(str(another))
         if failed:
             # The record of what was intended stays: the next deployment finds out what came of it.
-            raise StoreError(f"{error}; and it could not be undone: {'; '.join(failed)}") from error
+            kind = UnsettledError if self.activated else StoreError
+            raise kind(f"{error}; and it could not be undone: {'; '.join(failed)}") from error
         with contextlib.suppress(OSError):
             recovery.done(self.host)
 
