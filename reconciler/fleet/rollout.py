@@ -212,7 +212,9 @@ class Rollout:
         try:
             self._stop_when_cancelled()
             agent = run.live.agent
-            agent.begin(BeginRequest(self.facts.id, self.facts.who, self.facts.message, run.plan.host))
+            begun = agent.begin(BeginRequest(self.facts.id, self.facts.who, self.facts.message, run.plan.host))
+            if begun.collecting:
+                self._observer.noted(f"{run.plan.host}: a garbage collection is at work there; waiting for its end")
             self._deliver(run)
             if run.state is State.PLANNED:
                 run.happen(Event.REALISED)

@@ -21,6 +21,8 @@ R = TypeVar("R", bound=m.Message)
 
 # From the login to the agent's first word: an interpreter's start on a loaded host, and the archive over a slow line.
 START_SECONDS = 60.0
+# To root the first paths may take until a garbage collection is done, for which an agent waits ten minutes.
+ROOTED_SECONDS = 660.0
 # How long an agent that holds the host's lock gets to end.
 PATIENCE_SECONDS = 10.0
 # A transfer is given this long for anything, and the time its bytes take at this rate.
@@ -114,7 +116,7 @@ class AgentClient:
         self._locked = True
         return reply
 
-    def missing(self, request: m.MissingRequest, deadline: float = 120) -> m.MissingReply:
+    def missing(self, request: m.MissingRequest, deadline: float = ROOTED_SECONDS) -> m.MissingReply:
         return self._call("missing", request, m.MissingReply, deadline)
 
     def substitute(

@@ -13,7 +13,7 @@ import time
 
 from reconciler.core import fs
 from reconciler.core.agent import created, nix, recovery
-from reconciler.core.agent.host import OWN_STATE, Host
+from reconciler.core.agent.host import NIX_STATE, OWN_STATE, Host
 from reconciler.core.agent.messages import BeginRequest, Begun, LockOwner
 from reconciler.core.errors import FormatError, InternalError, RefusedError
 
@@ -49,7 +49,15 @@ def begin(host: Host, request: BeginRequest) -> Begun:
         host.session.lock = None
         lock.release()
         raise
-    return Begun(first, tuple(missing))
+    return Begun(first, tuple(missing), _collecting(host))
+
+
+def _collecting(host: Host) -> bool:
+    gc_lock = fs.FileLock(host.path(f"{NIX_STATE}/gc.lock"))
+    if not gc_lock.acquire(exclusive=False, wait=False):
+        return True
+    gc_lock.release()
+    return False
 
 
 def take(host: Host, owner: LockOwner) -> fs.FileLock:

@@ -252,10 +252,12 @@ class BeginRequest(Message):
 
 @value
 class Begun(Message):
-    """`first`: the host was not managed before. `created`: the paths that were created for it."""
+    """`first`: the host was not managed before. `created`: the paths that were created for it. `collecting`: a garbage
+    collection is at work in its store, and what comes next may have to wait for it."""
 
     first: bool
     created: tuple[str, ...] = ()
+    collecting: bool = False
 
 
 @value

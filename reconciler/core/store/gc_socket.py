@@ -23,11 +23,11 @@ from collections.abc import Iterable, Iterator
 from reconciler.core import fs
 from reconciler.core.nix import base32
 from reconciler.core.nix.store_path import HASH_PART_LENGTH, STORE_DIR
+from reconciler.core.store.temp_roots import BOUND_AS
 
 _MAX_LINE = 4096  # bytes; a store path has at most 255
 _MAX_SOCKET_PATH = 107
 _BACKLOG = 128
-_TEMPORARY = ".socket"
 _BREATH = 0.05  # seconds until a connection that could not be had is tried again
 _ROOT = re.compile(rf"{STORE_DIR}/([{base32.ALPHABET}]{{{HASH_PART_LENGTH}}})-".encode())
 
@@ -100,10 +100,10 @@ def listening(state_dir: str, kept: Kept) -> Iterator[None]:
     Whoever was connected when it ends is answered first.
     """
     directory = os.path.join(state_dir, "gc-socket")
-    temporary = os.path.join(directory, _TEMPORARY)
+    temporary = os.path.join(directory, BOUND_AS)
     with contextlib.suppress(FileNotFoundError):
         os.unlink(temporary)  # of one that was killed right here
-    server = _bind(directory, _TEMPORARY)
+    server = _bind(directory, BOUND_AS)
     try:
         server.listen(_BACKLOG)
         os.rename(temporary, os.path.join(directory, "socket"))

@@ -2,13 +2,17 @@
 
 A process has one file, temproots/<pid>, which it holds locked; each root in it is `path NUL`. A collector that gets the
 write lock knows that the process is gone. A root is added while gc.lock is held shared; where that is refused a
-collection is running, and is told of the root over its socket before the root is written down (Nix 2.5 and later; an
-older one has no socket, and we wait until it is done).
+collection is running, and is told of the root over its socket.
+
+Ours keeps what it was told of, always. Nix's (2.5 and later; an older one has no socket) keeps it unless it has looked
+at the path already and is about to delete what refers to it: it then answers, and deletes the path all the same
+(libstore's gc.cc remembers one path as `pending`, the last it looked at). So we tell it, and wait until it is done.
 """
 
 from __future__ import annotations
 
 import contextlib
+import enum
 import os
 import threading
 import time
@@ -22,9 +26,18 @@ from reconciler.core.nix.store_path import StorePath
 if TYPE_CHECKING:
     import socket
 
-_RETRY = 0.05  # seconds
+_RETRY = 0.01  # seconds; between two collections of Nix's there are not many
 _PATIENCE = 600.0  # seconds that a collection may take before we give up
 _MAX_SOCKET_PATH = 107
+BOUND_AS = ".socket"  # what our collections call their socket before they put it in its place (gc_socket)
+
+
+class _Told(enum.Enum):
+    """What came of telling a collection."""
+
+    NOT = "nobody heard it"
+    NOTED = "it is noted"
+    KEPT = "it is kept"
 
 
 class TempRoots:
@@ -102,6 +115,7 @@ class TempRoots:
         text = b"".join(str(path).encode() + b"\0" for path in paths)
         deadline = time.monotonic() + _PATIENCE
         lock = fs.FileLock(self._gc_lock)
+        told = _Told.NOT
         while True:
             if lock.acquire(exclusive=False, wait=False):
                 try:
@@ -109,11 +123,16 @@ class TempRoots:
                 finally:
                     lock.release()
                 return
-            if self._tell_collector(paths):
+            if told is _Told.NOT:
+                told = self._tell_collector(paths)
+            if told is _Told.KEPT:
                 fs.write_all(self._fd, text)
                 return
             if time.monotonic() > deadline:
-                raise StoreError(f"{self._gc_lock}: a garbage collection has held it for {_PATIENCE:.0f} seconds")
+                raise StoreError(
+                    f"{self._gc_lock}: a garbage collection has held it for {_PATIENCE:.0f} seconds",
+                    "do this again when it is done",
+                )
             time.sleep(_RETRY)
 
     def _hand_over(self) -> None:
@@ -127,25 +146,26 @@ class TempRoots:
             if lock.acquire(exclusive=False, wait=False):
                 lock.release()  # none is running, and the next one reads the permanent roots afresh
                 return
-            if self._tell_collector(sorted(self._roots)):
+            if self._tell_collector(sorted(self._roots)) is not _Told.NOT:
                 return
             time.sleep(_RETRY)
 
-    def _tell_collector(self, paths: list[StorePath]) -> bool:
-        """Whether the running collection has taken note of every path."""
+    def _tell_collector(self, paths: list[StorePath]) -> _Told:
+        """Tell the running collection of every path."""
         import socket
 
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
                 client.settimeout(_PATIENCE)
                 self._connect(client)
+                ours = is_ours(client)
                 for path in paths:
                     client.sendall(f"{path}\n".encode())
                     if client.recv(1) != b"1":
-                        return False
+                        return _Told.NOT
         except (ConnectionError, FileNotFoundError):
-            return False
-        return True
+            return _Told.NOT
+        return _Told.KEPT if ours else _Told.NOTED
 
     def _connect(self, client: socket.socket) -> None:
         if len(os.fsencode(self._socket)) <= _MAX_SOCKET_PATH:
@@ -156,6 +176,13 @@ class TempRoots:
             client.connect(f"/proc/self/fd/{fd}/socket")
         finally:
             os.close(fd)
+
+
+def is_ours(client: socket.socket) -> bool:
+    """Whether a collection of ours listens at the other end: by the name that its socket was made under, which whoever
+    listens cannot change, and nobody else uses."""
+    name = client.getpeername()
+    return isinstance(name, str) and os.path.basename(name) == BOUND_AS
 
 
 _shared: dict[str, TempRoots] = {}

@@ -331,8 +331,10 @@ def test_nix_waits_for_our_collection(
     nix.verify()
 
 
-def test_we_wait_for_a_collection_of_nix(store_root: Path, nix: RealNix, tmp_path: Path) -> None:
-    """Nix is held up by a pipe that it reads between its search and its first deletion; its own tests do so."""
+@pytest.fixture
+def held_up(store_root: Path, nix: RealNix, tmp_path: Path) -> Iterator[Callable[[], bytes]]:
+    """A collection of Nix's of five dead paths. It reads a pipe between its search and its first deletion, as its own
+    tests have it; call this to let it go on, and have what it says."""
     garbage(store_root)
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
@@ -343,15 +345,41 @@ def test_we_wait_for_a_collection_of_nix(store_root: Path, nix: RealNix, tmp_pat
     while lock.acquire(exclusive=False, wait=False):
         lock.release()
         time.sleep(0.05)
+
+    def go_on() -> bytes:
+        pipe.write_text("")
+        return theirs.communicate(timeout=20)[0]
+
+    yield go_on
+    if theirs.poll() is None:
+        theirs.kill()
+        theirs.wait()
+
+
+def test_we_wait_for_a_collection_of_nix(store_root: Path, nix: RealNix, held_up: Callable[[], bytes]) -> None:
     events: list[GcEvent] = []
     ours = threading.Thread(target=collected, args=(store_root, events))
     ours.start()
     ours.join(0.3)
     assert ours.is_alive()
-    pipe.write_text("")
-    assert theirs.communicate(timeout=20)[0].startswith(b"5 store paths deleted")
+    assert held_up().startswith(b"5 store paths deleted")
     ours.join(20)
     assert [event.kind for event in events] == ["waiting"]
+    nix.verify()
+
+
+def test_what_we_want_while_nix_collects_is_kept_and_ours_when_it_is_done(
+    store_root: Path, nix: RealNix, held_up: Callable[[], bytes]
+) -> None:
+    """Nix answers also for what it is about to delete, so that its answer alone is not relied on."""
+    with Store.open(str(store_root)) as store:
+        added = threading.Thread(target=lambda: garbage(store_root, 2))
+        added.start()
+        added.join(0.3)
+        assert added.is_alive()
+        assert held_up().startswith(b"4 store paths deleted"), "the first is kept, the second is not asked for yet"
+        added.join(20)
+        assert len(list(store.rows())) == 2
     nix.verify()
 
 
