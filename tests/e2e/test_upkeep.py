@@ -7,12 +7,14 @@ import fcntl
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from reconciler.core import fs
 from tests.e2e.conftest import MakeOperator
 from tests.e2e.operator import Operator
 from tests.e2e.test_profiles import PROFILES, generations
@@ -156,3 +158,31 @@ def test_what_is_broken_is_found_and_repaired_from_wherever_it_is_right(operator
     repaired = admin.json("repair", "--hosts", "web01,web02", "--cache", cache, "--key", public)["hosts"]
     assert [sources(each) for each in repaired] == [{"words-1.0": f"cache {cache}"}] * 2
     assert host.run("bash -lc 'greet; tally'", "alice").stdout == "hello from words 1.0\ntally\n"
+
+
+def test_a_deployment_waits_for_a_collection_of_nix_and_says_so(operator: MakeOperator) -> None:
+    admin = operator(["web01"])
+    host = admin.fleet[0]
+    admin.want({"packages": ["greet@1.0"]})
+    admin.run("deploy", "--hosts", "web01")
+    # Nix's own tests hold a collection up in this way.
+    host.run("mkfifo /root/pipe; (_NIX_TEST_GC_SYNC=/root/pipe nix-store --gc >/root/said 2>&1 &)")
+    gc_lock = fs.FileLock(str(host.root / "nix/var/nix/gc.lock"))
+    while gc_lock.acquire(exclusive=False, wait=False):
+        gc_lock.release()
+        time.sleep(0.05)
+    admin.want({"packages": ["greet@2.0"]})
+    with admin.popen("deploy", "--hosts", "web01") as process:
+        assert process.stderr is not None
+        seen = []
+        for line in process.stderr:
+            seen.append(line)
+            if "web01: a garbage collection is at work there; waiting for its end" in line:
+                break
+        time.sleep(0.3)
+        assert process.poll() is None
+        host.run("echo > /root/pipe")
+        rest = process.communicate(timeout=60)
+    assert process.returncode == 0, (seen, rest)
+    assert host.run("/run/current-system/sw/bin/greet").stdout == "hello from words 2.0\n"
+    assert "store paths deleted" in (host.root / "root/said").read_text()
