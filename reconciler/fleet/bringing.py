@@ -64,7 +64,7 @@ def prepare(
     wanted = ", ".join(dict.fromkeys(package.output.name for package in packages.values()))
     protected = [host for host in lacking if project.inventory.protected(host)]
     question = about_python(lacking, wanted, selection.hosts, protected)
-    return Bringing(project, tuple(judge(session) for session in sessions), packages, question, executor)
+    return Bringing(project, tuple(judge(project, session) for session in sessions), packages, question, executor)
 
 
 def execute(bringing: Bringing, observer: Observer) -> tuple[Fitness, ...]:
@@ -80,7 +80,7 @@ def execute(bringing: Bringing, observer: Observer) -> tuple[Fitness, ...]:
         observer.phase_ends(Phase.STAGE, "")
     failures = carrier.failures
     good = [host for host in hosts if host not in failures]
-    again = {session.host: judge(session) for session in _probed(project, good, bringing.executor, observer)}
+    again = {session.host: judge(project, session) for session in _probed(project, good, bringing.executor, observer)}
     for host, fitness in again.items():
         again[host] = replace(fitness, brought=str(bringing.packages[host].output))
     failed = {host: _failed(host, error) for host, error in failures.items()}

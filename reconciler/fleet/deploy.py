@@ -30,6 +30,7 @@ from reconciler.fleet.report import Report
 from reconciler.fleet.rollout import HostRun, Rollout, RunFacts
 from reconciler.fleet.select import Selection
 from reconciler.fleet.session import Session, probe_all
+from reconciler.fleet.systems import other_system
 from reconciler.fleet.targets import Targets, resolve
 
 
@@ -89,7 +90,7 @@ def prepare(project: Project, request: DeployRequest, observer: Observer) -> Pre
     prepared = Prepared(
         project,
         facts,
-        Plan(tuple(_plan(session, targets, request) for session in sessions.values())),
+        Plan(tuple(_plan(project, session, targets, request) for session in sessions.values())),
         sessions,
         executor,
         request.selection.hosts,
@@ -216,10 +217,13 @@ def _probe_request(targets: Targets, host: str) -> ObserveRequest:
     return ObserveRequest(users, tuple(sorted({str(target.path) for target in wanted.values()})), places)
 
 
-def _plan(session: Session, targets: Targets, request: DeployRequest) -> HostPlan:
+def _plan(project: Project, session: Session, targets: Targets, request: DeployRequest) -> HostPlan:
     if session.error is not None or session.observation is None:
         error = session.error or ReconcilerError(f"{session.host}: the probe gave nothing")
         return HostPlan(session.host, state_of(error), error=error)
+    foreign = other_system(project.inventory.desired(session.host), session.observation.system)
+    if foreign is not None:
+        return HostPlan(session.host, State.FAILED, session.observation, error=foreign)
     empty = targets.empty.target if request.empties else None
     plan = plan_host(session.host, targets.of(session.host), empty, session.observation)
     return judged(plan, request.adopt) if request.action.switches else plan

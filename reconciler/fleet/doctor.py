@@ -12,6 +12,7 @@ from reconciler.fleet.executor import Threads
 from reconciler.fleet.project import Project
 from reconciler.fleet.select import Selection
 from reconciler.fleet.session import Session, close_all, how_to_bring, probe_all
+from reconciler.fleet.systems import other_system
 from reconciler.inventory.desired import ConnectionSettings
 
 
@@ -40,7 +41,7 @@ def doctor(project: Project, selection: Selection, forks: int | None, observer: 
     observer.phase_begins(Phase.PROBE, names)
     try:
         probe_all(sessions, [probe_request(project, name) for name in names], executor)
-        return tuple(_offered(project, session, judge(session)) for session in sessions)
+        return tuple(_offered(project, session, judge(project, session)) for session in sessions)
     finally:
         close_all(sessions, executor)
         observer.phase_ends(Phase.PROBE, "")
@@ -65,7 +66,7 @@ def probe_request(project: Project, host: str) -> ObserveRequest:
     return ObserveRequest(tuple(desired.users), places=tuple(desired.places))
 
 
-def judge(session: Session) -> Fitness:
+def judge(project: Project, session: Session) -> Fitness:
     """One host, from its probe."""
     observed = session.observation
     if session.error is not None or observed is None:
@@ -74,6 +75,9 @@ def judge(session: Session) -> Fitness:
     if problems:
         facts = _facts(observed, session.settings)
         return Fitness(session.host, facts, "; ".join(problems), _remedy(problems), ExitStatus.FAILED)
+    foreign = other_system(project.inventory.desired(session.host), observed.system)
+    if foreign is not None:
+        return replace(_unfit(session.host, foreign), facts=_facts(observed, session.settings))
     return Fitness(session.host, _facts(observed, session.settings))
 
 

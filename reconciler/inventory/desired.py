@@ -59,7 +59,8 @@ class DesiredState:
     packages are those of the `default` profile; empty for any other host.
     `keep`: how many generations of each, None where nothing is said.
     `build_on`: `controller`, `target`, `builders` or a host, empty where nothing is said.
-    `substitute_on`: who fetches from caches, `controller` or `target`, empty where nothing is said."""
+    `substitute_on`: who fetches from caches, `controller` or `target`, empty where nothing is said.
+    `architecture_origin`: where `architecture` was said, None where it was not."""
 
     host: str
     architecture: str
@@ -70,6 +71,7 @@ class DesiredState:
     build_on: str = ""
     substitute_on: str = ""
     nixos: str = ""
+    architecture_origin: Origin | None = None
 
     @property
     def profiles(self) -> Mapping[ProfileId, ProfileSpec]:

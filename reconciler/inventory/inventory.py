@@ -29,7 +29,7 @@ from reconciler.inventory.layers import Layers
 from reconciler.inventory.merge import PLACE, SYSTEM, Dropped, Merged, profile_id
 from reconciler.inventory.names import did_you_mean
 from reconciler.inventory.patterns import Selector
-from reconciler.inventory.schema import BUILD_PLACES, NIXOS, UNMANAGED
+from reconciler.inventory.schema import BUILD_PLACES, DEFAULT_ARCHITECTURE, NIXOS, UNMANAGED
 from reconciler.inventory.sources import read_source, source_files
 from reconciler.inventory.templates import Variables
 from reconciler.inventory.varfiles import VariableFiles
@@ -98,7 +98,11 @@ class Inventory:
         nixos = merged.nixos.text if merged.nixos is not None else ""
         if merged.nixos is not None and nixos != UNMANAGED:
             system = _toplevel(merged.nixos)
-        return DesiredState(host, merged.architecture, system, profiles, places, keep, build_on, substitute_on, nixos)
+        said = merged.architecture
+        architecture = DEFAULT_ARCHITECTURE if said is None else said.text
+        return DesiredState(
+            host, architecture, system, profiles, places, keep, build_on, substitute_on, nixos, architecture_origin=said
+        )
 
     def dropped(self, host: str) -> tuple[Dropped, ...]:
         """The entries that reach a host from farther away and that `drop` takes from it."""

@@ -19,7 +19,6 @@ from reconciler.inventory.desired import Origin, PackageEntry
 from reconciler.inventory.faults import FaultLog, InputError, short_places
 from reconciler.inventory.names import did_you_mean
 from reconciler.inventory.schema import (
-    DEFAULT_ARCHITECTURE,
     DEFAULT_PRIORITY,
     Block,
     ProfileBlock,
@@ -96,7 +95,7 @@ class Resolved:
 class Merged:
     """All layers on one another. `packages` has the profiles that some layer gives a list for."""
 
-    architecture: str
+    architecture: Origin | None
     packages: Mapping[str, Mapping[str, PackageEntry]]
     dropped: tuple[Dropped, ...]
     faults: tuple[tuple[InputError, bool], ...]  # and whether the hosts go onto the message's last line
@@ -234,7 +233,7 @@ def merge(layers: Iterable[Sequence[Resolved]]) -> Merged:
 
 class _Merger:
     def __init__(self) -> None:
-        self._architecture = DEFAULT_ARCHITECTURE
+        self._architecture: Origin | None = None
         self._packages: dict[str, dict[str, PackageEntry]] = {}
         self._users: dict[str, Origin] = {}
         self._dropped: list[Dropped] = []
@@ -341,7 +340,7 @@ class _Merger:
         if len({origin.text for origin in said}) > 1:
             self._faults.append((_declared_twice("'system'", [(origin, origin.text) for origin in said]), True))
         if said:
-            self._architecture = said[0].text
+            self._architecture = said[0]
 
     def _place(self, key: str, given: Iterable[Origin | None]) -> Origin | None:
         """What one layer says by `build_on`, `substitute_on` or `nixos`."""

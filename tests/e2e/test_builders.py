@@ -77,16 +77,39 @@ def test_what_nobody_can_build_is_one_error_before_anything_is_built(operator: M
     admin.want({"packages": ["tally"]})
     admin.want({"packages": ["shader"]}, "host_vars/web01")
     admin.want({"packages": ["words"], "system": "aarch64-linux"}, "host_vars/web02")
-    for command in ("plan", "deploy"):
-        told = admin.run(command, "--hosts", "web*", status=2).stderr
-        assert (
-            ": shader of web01: shader-1.0 is built on x86_64-linux with gpu, kvm, and nobody has that: "
-            "controller x86_64-linux; build01 x86_64-linux; build02 x86_64-linux (gpu)"
-        ) in told
+    shader = (
+        ": shader of web01: shader-1.0 is built on x86_64-linux with gpu, kvm, and nobody has that: "
+        "controller x86_64-linux; build01 x86_64-linux; build02 x86_64-linux (gpu)"
+    )
+    for command in (["plan"], ["deploy"], ["deploy", "--action", "build"]):
+        told = admin.run(*command, "--hosts", "web*", status=2).stderr
+        assert shader in told
         assert "builders: [HOST: {system: x86_64-linux, features: [gpu, kvm]}]" in told
-        assert ": words of web02: words-2.0 is built on aarch64-linux, and nobody has that: " in told
-        assert "builders: [HOST: {system: aarch64-linux}]" in told
+    # No host was asked what it is, so this is what is wrong with the other one.
+    assert ": words of web02: words-2.0 is built on aarch64-linux, and nobody has that: " in told
+    assert "builders: [HOST: {system: aarch64-linux}]" in told
     assert built_in(admin.store) == built_in(hosts["build01"].root) == []
+
+
+def test_a_host_of_another_system_than_is_said_gets_nothing_and_the_others_go_on(operator: MakeOperator) -> None:
+    admin, hosts = project(operator, "[{build01: {system: aarch64-linux}}]")
+    admin.want({"packages": ["tally"]})
+    admin.want({"system": "aarch64-linux"}, "host_vars/web02")
+    line = f"{admin.fleet.directory}/host_vars/web02.yml:1:24"
+    wrong = f"it is x86_64-linux, and {line} (host web02) says that it is aarch64-linux"
+    hint = "say it of the host or its group:  desired: {system: x86_64-linux}"
+    for command, status in (("doctor", 3), ("plan", 0), ("status", 0)):
+        told = admin.run(command, "--hosts", "web*", status=status)
+        assert wrong in told.stdout + told.stderr, f"{command}: {told}"
+        assert command == "status" or hint in told.stdout + told.stderr, f"{command}: {told}"
+    report = admin.json("deploy", "--hosts", "web*", "--yes", status=3)
+    found = {host["host"]: host for host in report["hosts"]}
+    assert {name: host["state"] for name, host in found.items()} == {"web01": "confirmed", "web02": "failed"}
+    assert wrong in found["web02"]["detail"]
+    assert hosts["web02"].run("ls /nix").stdout == "", "nothing was copied there"
+    assert hosts["web01"].run("/run/current-system/sw/bin/tally").stdout == "tally\n"
+    admin.want({"system": "x86_64-linux"}, "host_vars/web02")
+    admin.run("deploy", "--hosts", "web*")
 
 
 def test_another_builder_takes_over_from_one_that_dies(operator: MakeOperator) -> None:
