@@ -124,7 +124,7 @@ class Builder:
     ) -> Self:
         """`jobs`: builds at a time; 0: one for each CPU of the builder."""
         session = Session(maker.name, project.inventory.connection(maker.name), project.connect)
-        return cls(session, jobs, keep_failed, project.settings.builds, maker.systems or (), maker.features)
+        return cls(session, jobs, keep_failed, project.settings.builds, maker.runs, maker.features)
 
     def __enter__(self) -> Self:
         return self
@@ -211,7 +211,8 @@ class Builder:
                     errors[wanted] = NotHereError(
                         f"{path.name.removesuffix('.drv')} is to be built on {system}, "
                         f"and the builder {self.host} is {own[0]}",
-                        f"build_on, or --build-on, names a host that is {system}",
+                        f"build_on, or --build-on, names a host that is {system}; reconciler.yml says what a builder "
+                        f"is:  builders: [{self.host}: {{system: {own[0]}}}]",
                     )
         return errors
 

@@ -31,7 +31,9 @@ _BUILTIN = "builtin"
 @dataclass(frozen=True)
 class Maker:
     """A machine that builds. `systems` is None where nobody has said them: then the machine itself is asked, once it
-    is logged in to. `jobs`: builds at a time; 0: one for each of its CPUs."""
+    is logged in to. `runs`: those that reconciler.yml says, which counts whatever machine it turns out to be, since it
+    may emulate; what the inventory says of the host has to be true. `jobs`: builds at a time; 0: one for each of its
+    CPUs."""
 
     name: str
     systems: tuple[str, ...] | None
@@ -39,6 +41,7 @@ class Maker:
     jobs: int = 1
     speed: float = 1.0
     listed: bool = False
+    runs: tuple[str, ...] = ()
 
     def can(self, derivation: Derivation) -> bool:
         runs = self.systems is None or derivation.system in (*self.systems, _BUILTIN)
@@ -70,6 +73,7 @@ class Makers:
                     each.jobs,
                     each.speed,
                     listed=True,
+                    runs=each.systems,
                 )
                 for each in builders
             )

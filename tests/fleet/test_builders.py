@@ -173,7 +173,10 @@ def test_a_builder_of_another_system_is_told_with_both(builder: Builder, store: 
     assert {path.name: error.message for path, error in caught.value.errors.items()} == {
         "needs.drv": f"other is to be built on sparc-linux, and the builder build01 is {own}"
     }
-    assert caught.value.hint == "build_on, or --build-on, names a host that is sparc-linux"
+    assert caught.value.hint == (
+        "build_on, or --build-on, names a host that is sparc-linux; reconciler.yml says what a builder is:  "
+        f"builders: [build01: {{system: {own}}}]"
+    )
     assert store.is_valid(output(store, fine))
 
 

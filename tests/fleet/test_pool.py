@@ -64,7 +64,7 @@ def pool(tmp_path: Path) -> Iterator[Pool]:
             client = stack.enter_context(agent(tmp_path / maker.name))
             session = Session(maker.name, ConnectionSettings(maker.name), ConnectOptions())
             session.client, session.observation = client, client.observe(ObserveRequest())
-            builder = Builder(session, 1, False, BuildLimits(timeout=60), maker.systems or (), maker.features)
+            builder = Builder(session, 1, False, BuildLimits(timeout=60), maker.runs, maker.features)
             made._idle[maker.name] = [builder]
         yield made
 
