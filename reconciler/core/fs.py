@@ -213,7 +213,14 @@ def syncfs(fd: int) -> None:
 
 _RENAME_EXCHANGE = 2
 # For a C library without renameat2: its number, by os.uname().machine.
-_RENAMEAT2 = {"x86_64": 316, "aarch64": 276, "riscv64": 276, "armv7l": 382, "i686": 353, "ppc64le": 357, "s390x": 347}
+_RENAMEAT2 = {
+    "x86_64": 316,
+    "i686": 353,
+    **dict.fromkeys(("aarch64", "riscv64", "loongarch64"), 276),
+    **dict.fromkeys(("armv6l", "armv7l", "armv8l"), 382),  # armv8l: what a 64-bit kernel tells programs of 32 bits
+    "ppc64le": 357,
+    "s390x": 347,
+}
 
 
 def exchange(one: str, other: str, dir_fd: int) -> None:

@@ -7,6 +7,7 @@ how many threads we have.
 from __future__ import annotations
 
 import contextlib
+import errno
 import marshal
 import os
 import select
@@ -17,6 +18,7 @@ from typing import Any, Callable
 
 from reconciler.core.build import limits
 from reconciler.core.build.starter import Helper, Starter
+from reconciler.core.build.toolchain import host_system
 from reconciler.core.build.users import BuildUser
 from reconciler.core.errors import BuildError, InternalError
 from reconciler.core.nix.store_path import STORE_DIR, StorePath
@@ -258,7 +260,7 @@ def _ended(report: bytes, starter: Starter, stopped: Ended) -> Ended:
     if kind == "fault":
         raise InternalError(f"the build's helper process failed: {value}")
     if kind == "error" and value.startswith("executing "):
-        raise BuildError(value, hint="a builder lies in an input, or in the host toolchain where one is named")
+        raise BuildError(value, hint=_executing_hint(value))
     if kind == "error":
         raise BuildError(f"the sandbox could not be set up: {value}", hint=_setup_hint(value))
     if not stopped.succeeded:
@@ -268,6 +270,15 @@ def _ended(report: bytes, starter: Starter, stopped: Ended) -> Ended:
             value = signal.Signals(value).name
         return Ended(f"was killed by {value}")
     return Ended(f"failed with exit status {value}" if value else "")
+
+
+def _executing_hint(text: str) -> str:
+    if os.strerror(errno.ENOEXEC) in text:
+        return (
+            f"this machine is {host_system()}: programs of another system need an emulator that the kernel knows "
+            "(binfmt_misc) and keeps open (flag F)"
+        )
+    return "a builder lies in an input, or in the host toolchain where one is named"
 
 
 def _setup_hint(text: str) -> str | None:

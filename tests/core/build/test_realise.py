@@ -16,6 +16,7 @@ import pytest
 
 from reconciler.core.build.machine import Machine
 from reconciler.core.build.realise import BuildEvent, BuildOptions, BuildsError, realise
+from reconciler.core.build.toolchain import host_system
 from reconciler.core.errors import BuildError, StoreError
 from reconciler.core.nix.derivation import Output
 from reconciler.core.nix.hashes import Hash
@@ -289,6 +290,19 @@ def test_a_builder_that_is_not_there_is_told(store: Store) -> None:
         realise(store, [derivation(store, "bare", "true", toolchain="")])
     assert error.value.message == "bare could not be built: executing /bin/sh: No such file or directory"
     assert error.value.hint == "a builder lies in an input, or in the host toolchain where one is named"
+
+
+def test_a_machine_that_does_not_run_what_is_said_of_it_is_told(store: Store) -> None:
+    """A builder may be listed with systems that it emulates; what runs `strange-linux` is no program anywhere."""
+    program = derivation(store, "program", "printf '\\177ELF of another kind' > $out; chmod 755 $out")
+    drv = derivation(store, "bare", "true", [program], builder=str(output(store, program)), system="strange-linux")
+    with pytest.raises(BuildError) as error:
+        realise(store, [drv], BuildOptions(machine=Machine(("strange-linux",))))
+    assert error.value.message == f"bare could not be built: executing {output(store, program)}: Exec format error"
+    assert error.value.hint == (
+        f"this machine is {host_system()}: programs of another system need an emulator that the kernel knows "
+        "(binfmt_misc) and keeps open (flag F)"
+    )
 
 
 def fixed(store: Store, name: str, script: str, content: bytes) -> StorePath:
