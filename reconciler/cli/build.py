@@ -42,7 +42,7 @@ def command(
     from reconciler.cli.output import Output
     from reconciler.cli.progress import progress
     from reconciler.cli.render.build import build_json, build_text
-    from reconciler.core.agent.observe import architecture
+    from reconciler.core.build.toolchain import host_system
     from reconciler.fleet.building import BuildRequest, build
 
     if not references:
@@ -50,7 +50,7 @@ def command(
     output = Output()
     project = project_of(Login(inventory, user, ask_become_pass=ask_become_pass), output)
     request = BuildRequest(
-        references, system or architecture(), jobs, keep_failed=keep_failed, check=check, build_on=build_on
+        references, system or host_system(), jobs, keep_failed=keep_failed, check=check, build_on=build_on
     )
     with progress(output, verbose) as observer:
         built = build(project, request, observer)

@@ -78,10 +78,10 @@ def _show(project: Any, name: str, _: str | None, __: str | None) -> tuple[str, 
 
 def _tree(project: Any, name: str, _: str | None, system: str | None) -> tuple[str, dict[str, Any]]:
     from reconciler.cli.render.packages import tree_json, tree_text
-    from reconciler.core.agent.observe import architecture
+    from reconciler.core.build.toolchain import host_system
     from reconciler.fleet import catalogue
 
-    found = catalogue.tree(project, name, system or architecture())
+    found = catalogue.tree(project, name, system or host_system())
     return tree_text(found), tree_json(found)
 
 

@@ -19,7 +19,7 @@ from reconciler.core.store.path_info import PathInfo
 from reconciler.core.store.store import Store
 from reconciler.fleet.ask import Question, about_python
 from reconciler.fleet.delivery import Workshop
-from reconciler.fleet.doctor import Fitness, judge, probe_request
+from reconciler.fleet.doctor import Fitness, foreign_to, judge, probe_request
 from reconciler.fleet.events import Observer, Phase
 from reconciler.fleet.executor import Executor, Threads
 from reconciler.fleet.locking import require_locked
@@ -54,7 +54,11 @@ def prepare(
     names = selection.names(project.inventory)
     executor = Threads(project.forks(forks))
     sessions = _probed(project, names, executor, observer)
-    lacking = [session.host for session in sessions if session.nix is not None and session.nix.uid == 0]
+    lacking = [
+        session.host
+        for session in sessions
+        if session.nix is not None and session.nix.uid == 0 and foreign_to(project, session) is None
+    ]
     packages = {
         host: project.resolver.resolve(project.settings.python, project.inventory.desired(host).architecture)
         for host in lacking

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from reconciler.core.agent.observe import architecture
+from reconciler.core.build.toolchain import host_system
 from reconciler.core.errors import ReconcilerError, UsageError
 from reconciler.core.nix.store_path import StorePath
 from reconciler.core.store.store import Store
@@ -64,7 +64,7 @@ def search(project: Project, word: str, only: str | None) -> tuple[Offered, ...]
         if name == RECIPES:
             found += _recipes(project, word)
         elif (expressions := project.resolver.expressions.get(name)) is not None:
-            known = expressions.names(architecture())
+            known = expressions.names(host_system())
             found += [Offered(name, each, ()) for each in sorted(known) if word.lower() in each.lower()]
         else:
             listed = _channel(project, name).listed.search(word)
@@ -152,7 +152,7 @@ def _details(project: Project, chosen: str, name: str) -> Details | None:
 
 def _attribute(project: Project, chosen: str, name: str) -> Details | None:
     """One attribute of a Nix expression, evaluated for this machine's system."""
-    expressions, system = project.resolver.expressions[chosen], architecture()
+    expressions, system = project.resolver.expressions[chosen], host_system()
     if not expressions.has(name, system):
         return None
     package = expressions.package(name, expressions.find(name, None, system, f"{chosen}:{name}"))

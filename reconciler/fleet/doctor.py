@@ -49,7 +49,7 @@ def doctor(project: Project, selection: Selection, forks: int | None, observer: 
 
 def _offered(project: Project, session: Session, found: Fitness) -> Fitness:
     """With what would be brought to a host that has Nix and no fit Python."""
-    if session.nix is None:
+    if session.nix is None or foreign_to(project, session) is not None:
         return found
     reference, system = project.settings.python, project.inventory.desired(session.host).architecture
     try:
@@ -66,16 +66,24 @@ def probe_request(project: Project, host: str) -> ObserveRequest:
     return ObserveRequest(tuple(desired.users), places=tuple(desired.places))
 
 
+def foreign_to(project: Project, session: Session) -> ReconcilerError | None:
+    """What is wrong where a host is of another system than the inventory says, as far as it says what it is."""
+    if session.observation is not None:
+        found = session.observation.system
+    else:
+        found = session.nix.system if session.nix is not None else ""
+    return other_system(project.inventory.desired(session.host), found) if found else None
+
+
 def judge(project: Project, session: Session) -> Fitness:
     """One host, from its probe."""
-    observed = session.observation
+    observed, foreign = session.observation, foreign_to(project, session)
     if session.error is not None or observed is None:
-        return _unfit(session.host, session.error or ReconcilerError("the probe gave nothing"))
+        return _unfit(session.host, foreign or session.error or ReconcilerError("the probe gave nothing"))
     problems = [*observed.problems, *(state.problem for state in observed.profiles if state.problem)]
     if problems:
         facts = _facts(observed, session.settings)
         return Fitness(session.host, facts, "; ".join(problems), _remedy(problems), ExitStatus.FAILED)
-    foreign = other_system(project.inventory.desired(session.host), observed.system)
     if foreign is not None:
         return replace(_unfit(session.host, foreign), facts=_facts(observed, session.settings))
     return Fitness(session.host, _facts(observed, session.settings))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from reconciler.core.errors import LinkLostError, ReconcilerError, StoreError
 from reconciler.core.nix.store_path import StorePath
+from reconciler.core.nix.systems import system_of
 from reconciler.transport.connection import Connection, Stream
 from reconciler.transport.text import Tail
 
@@ -18,27 +19,31 @@ _SECONDS = 60.0
 _MAX_OUTPUT = 64 * 1024
 _VERSION = re.compile(r"\(Nix\) ([0-9][0-9A-Za-z.+_-]{0,40})")
 
+_MACHINE = re.compile(r"^machine ([0-9a-z_]{1,20})$", re.MULTILINE)
 _USER = re.compile(r"^uid ([0-9]{1,10})$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class NixProgram:
-    """A host's Nix, and who we are to it."""
+    """A host's Nix, and who we are to it. `system`: what the host says that it is; empty where it has no uname."""
 
     version: str
     uid: int
+    system: str
 
 
 def find_nix(connection: Connection, as_root: bool) -> NixProgram | None:
     """The host's Nix; None when there is none, or it does not say its version. Changes nothing: `nix` is asked, since
     `nix-store` makes directories also when only asked for its version."""
-    script = f"{_PATH}; echo; echo uid $(id -u); command -v nix-store >/dev/null && nix --version"
+    look = "echo; echo uid $(id -u); echo machine $(uname -m)"
+    script = f"{_PATH}; {look}; command -v nix-store >/dev/null && nix --version"
     try:
         said = _run(connection, script, as_root, _SECONDS)
     except StoreError:
         return None
-    user, version = _USER.search(said), _VERSION.search(said)
-    return NixProgram(version[1], int(user[1])) if user and version else None
+    user, version, machine = _USER.search(said), _VERSION.search(said), _MACHINE.search(said)
+    system = system_of(machine[1]) if machine else ""
+    return NixProgram(version[1], int(user[1]), system) if user and version else None
 
 
 def set_root(connection: Connection, as_root: bool, link: str, path: StorePath) -> None:

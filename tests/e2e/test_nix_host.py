@@ -126,6 +126,13 @@ def test_a_python_is_brought_and_then_all_works_as_everywhere(without_python: Ca
     assert "2 hosts    web01 web02   FAILED: there is no python3" in admin.run("plan").stdout
     assert "has Nix" in admin.run("deploy", "--hosts", "web*", "--yes", status=3).stderr
     assert not (admin.fleet["web01"].root / "nix/var").exists()
+    # No Python of another system is brought.
+    admin.want({"system": "aarch64-linux"}, "host_vars/web02")
+    foreign = admin.run("doctor", "--bring-python", "--hosts", "web02", "--yes", status=3).stdout
+    assert "web02   NOT FIT   it is x86_64-linux, and " in foreign
+    assert "say it of the host or its group:  desired: {system: x86_64-linux}" in foreign
+    assert not (admin.fleet["web02"].root / "nix/var").exists()
+    (admin.fleet.directory / "host_vars/web02.yml").unlink()
     refused = admin.run("doctor", "--bring-python", "--hosts", "web*", status=2)
     assert f"Bring python3-{version} to 2 hosts?" in refused.stderr
     # Brought.

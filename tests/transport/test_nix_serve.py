@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from reconciler.core.build.toolchain import host_system
 from reconciler.core.errors import FormatError, LinkLostError, ReconcilerError, StoreError
 from reconciler.core.nix import nar
 from reconciler.core.nix.hashes import Hash
@@ -218,6 +219,7 @@ def test_a_nix_is_found_by_its_version_and_nothing_is_made_by_asking(tmp_path: P
     assert found is not None
     assert re.fullmatch(r"[0-9]+\.[0-9.]+", found.version)
     assert found.uid == os.geteuid()
+    assert found.system == host_system()
     assert not remote.nix.root.exists()
     remote.nix.environment["PATH"] = str(tmp_path)
     bare = RemoteNix(tmp_path / "there", f"PATH={tmp_path};")

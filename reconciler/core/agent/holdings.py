@@ -12,6 +12,7 @@ from reconciler.core.agent.messages import HeldPackage, Holding, HoldingsReply, 
 from reconciler.core.agent.profiles import Found
 from reconciler.core.errors import FormatError, ReconcilerError
 from reconciler.core.nix.store_path import StorePath
+from reconciler.core.nix.systems import system_of
 from reconciler.core.profile import environment, toplevel
 from reconciler.core.profile.accounts import account_homes
 from reconciler.core.profile.generations import generation_number
@@ -29,7 +30,7 @@ def holdings(host: Host, request: HoldingsRequest) -> HoldingsReply:
             found[one.link] = one
     held = tuple(_holding(host, one) for one in found.values())
     paths = {package.path for each in held for package in each.packages}
-    return HoldingsReply(held, observe.architecture(), _closure(host, paths) if request.closure else ())
+    return HoldingsReply(held, system_of(os.uname().machine), _closure(host, paths) if request.closure else ())
 
 
 def _known(host: Host) -> list[ProfileId]:

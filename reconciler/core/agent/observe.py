@@ -26,13 +26,13 @@ from reconciler.core.agent.messages import (
 from reconciler.core.agent.profiles import Found
 from reconciler.core.errors import FormatError, ReconcilerError
 from reconciler.core.nix.store_path import StorePath
+from reconciler.core.nix.systems import system_of
 from reconciler.core.profile.names import ProfileId
 from reconciler.core.values import replace
 
 if TYPE_CHECKING:  # a host without profiles of ours needs no database
     from reconciler.core.store.database import Database
 
-_MACHINES = {"i386": "i686", "i486": "i686", "i586": "i686", "arm64": "aarch64", "amd64": "x86_64"}
 _DISTRIBUTIONS = {"debian": "Debian", "rhel": "RHEL", "rocky": "Rocky", "almalinux": "AlmaLinux"}
 _SYSTEMD = ("/usr/lib/systemd", "/lib/systemd", "/usr/lib64/systemd", "/run/current-system/systemd/lib/systemd")
 _SYSTEMD_LIBRARY = "libsystemd-shared-"
@@ -55,7 +55,7 @@ def observe(host: Host, request: ObserveRequest) -> Observation:
         hostname=os.uname().nodename,
         machine_id=machine_id,
         boot_id=_first_line("/proc/sys/kernel/random/boot_id"),
-        system=architecture(),
+        system=system_of(os.uname().machine),
         os=_distribution(host),
         python=".".join(str(part) for part in sys.version_info[:3]),
         uid=os.geteuid(),
@@ -222,12 +222,6 @@ def _lacking() -> list[str]:
     from importlib.util import find_spec
 
     return [module for module in ("sqlite3", "ctypes") if find_spec(f"_{module}") is None]
-
-
-def architecture() -> str:
-    """Nix's word for this machine: `x86_64-linux`."""
-    machine = os.uname().machine
-    return f"{_MACHINES.get(machine, machine)}-linux"
 
 
 def _distribution(host: Host) -> str:

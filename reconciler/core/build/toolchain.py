@@ -22,6 +22,7 @@ import subprocess
 from reconciler.core.errors import BuildError, FormatError
 from reconciler.core.nix.derivation import Derivation
 from reconciler.core.nix.store_path import STORE_DIR, StorePath
+from reconciler.core.nix.systems import system_of
 
 VARIABLE = "toolchain"
 SHELL_VARIABLE = "toolchainShell"  # beside a pinned toolchain: the store path of the shell for what is installed
@@ -40,7 +41,7 @@ def host_toolchain() -> str:
 
 def host_system() -> str:
     """Nix's word for this machine's architecture, `x86_64-linux`."""
-    return f"{os.uname().machine}-linux"
+    return system_of(os.uname().machine)
 
 
 def wants_host_toolchain(value: str) -> bool:
