@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from reconciler.core.build.events import BuildLimits, BuildOptions
+from reconciler.core.build.events import BuildOptions
 from reconciler.core.build.realise import realise
 from reconciler.core.errors import ReconcilerError, UsageError
 from reconciler.core.nix import nar
@@ -78,14 +78,14 @@ def build(project: Project, request: BuildRequest, observer: Observer) -> tuple[
                 reference,
                 package,
                 package.derivation in done,
-                _again(store, package, observer, limits) if request.check else None,
+                _again(store, package, observer, pool) if request.check else None,
             )
             for reference, package in zip(request.references, packages, strict=True)
         )
 
 
 def _pool(project: Project, request: BuildRequest, observer: Observer) -> Pool:
-    makers = Makers.of(project.inventory, project.settings.builders)
+    makers = Makers.of(project.inventory, project.settings)
     return Pool(
         project, makers, observer, otherwise=request.build_on, jobs=request.jobs, keep_failed=request.keep_failed
     )
@@ -99,7 +99,7 @@ def _require_derivations(request: BuildRequest, packages: Sequence[Package]) -> 
             )
 
 
-def _again(store: Store, package: Package, observer: Observer, limits: BuildLimits) -> tuple[Difference, ...]:
+def _again(store: Store, package: Package, observer: Observer, pool: Pool) -> tuple[Difference, ...]:
     """Build one package a second time, in a store of its own that holds its inputs, and compare."""
     assert package.derivation is not None
     with (
@@ -107,7 +107,11 @@ def _again(store: Store, package: Package, observer: Observer, limits: BuildLimi
         Store.open(scratch, create=True) as second,
     ):
         _copy_inputs(store, second, package.derivation)
-        options = BuildOptions(limits=limits, on_event=lambda event: observer.building("again", event))
+        options = BuildOptions(
+            limits=pool.project.settings.builds,
+            machine=pool.makers.controller.machine,
+            on_event=lambda event: observer.building("again", event),
+        )
         realise(second, [package.derivation], options)
         found = [
             Difference(output, tuple(_differing(store.real(output), second.real(output))))

@@ -1,7 +1,8 @@
 """Who builds what: decided from what derivations require and from what is said of the machines; nothing is asked.
 
     place        who may build
-    ""           this controller where it can; else the builders of reconciler.yml that can
+    ""           this controller where it can; else the builders of reconciler.yml that can; a controller that would
+                 have to emulate the system comes after them
     controller   this controller
     builders     the builders of reconciler.yml that can
     HOST         that host, whether reconciler.yml lists it or not
@@ -11,17 +12,18 @@ What has no system of its own (downloads) is made by the controller, but where o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from reconciler.core.build.machine import USUAL_FEATURES, required_features
+from reconciler.core.build.machine import USUAL_FEATURES, Machine, required_features
 from reconciler.core.build.toolchain import host_system
 from reconciler.core.nix.derivation import Derivation
 from reconciler.core.nix.store_path import StorePath
 from reconciler.inventory.builders import BuilderSpec
 from reconciler.inventory.inventory import Inventory
 from reconciler.inventory.schema import BUILD_PLACES
+from reconciler.inventory.settings import Settings
 
 CONTROLLER, TARGET, BUILDERS = BUILD_PLACES
 ANYWHERE = ""
@@ -48,24 +50,39 @@ class Maker:
         return runs and set(required_features(derivation)) <= set(self.features)
 
     @property
+    def machine(self) -> Machine:
+        """The same for whoever runs the builds."""
+        return Machine(self.runs, self.features)
+
+    @property
     def words(self) -> str:
         """`build01 x86_64-linux (big-parallel, kvm)`: the features only where they are not the usual ones."""
         own = "" if self.features == USUAL_FEATURES else f" ({', '.join(self.features) or 'no features'})"
         return f"{self.name} {' '.join(self.systems or ('of a system that is not said',))}{own}"
 
 
+def _controller(said: BuilderSpec | None) -> Maker:
+    """This machine, with what reconciler.yml says of it."""
+    own = host_system()
+    if said is None:
+        return Maker(CONTROLLER, (own,))
+    runs = tuple(each for each in said.systems if each != own)
+    return Maker(CONTROLLER, (own, *runs), said.features, runs=runs)
+
+
 @dataclass(frozen=True)
 class Makers:
     """Every machine that may build in a run: this one, and those of reconciler.yml in their order."""
 
-    controller: Maker = field(default_factory=lambda: Maker(CONTROLLER, (host_system(),)))
+    controller: Maker = field(default_factory=lambda: _controller(None))
     listed: tuple[Maker, ...] = ()
 
     @classmethod
-    def of(cls, inventory: Inventory, builders: Sequence[BuilderSpec]) -> Makers:
+    def of(cls, inventory: Inventory, settings: Settings) -> Makers:
         """What is not said of a builder's system, the inventory says of the host."""
         return cls(
-            listed=tuple(
+            _controller(settings.controller),
+            tuple(
                 Maker(
                     each.host,
                     each.systems or (inventory.desired(each.host).architecture,),
@@ -75,8 +92,8 @@ class Makers:
                     listed=True,
                     runs=each.systems,
                 )
-                for each in builders
-            )
+                for each in settings.builders
+            ),
         )
 
     def at(self, place: str) -> tuple[Maker, ...]:
@@ -94,7 +111,10 @@ class Makers:
         if derivation.system == _BUILTIN and place in (ANYWHERE, BUILDERS):
             return (self.controller,)
         able = tuple(each for each in self.at(place) if each.can(derivation))
-        return (self.controller,) if place == ANYWHERE and self.controller in able else able
+        others = tuple(each for each in able if each != self.controller)
+        if place != ANYWHERE or len(able) == len(others):
+            return able
+        return others if others and derivation.system in self.controller.runs else (self.controller,)
 
     def options(self, derivation: Derivation, places: Iterable[str]) -> tuple[tuple[Maker, ...], ...]:
         """Those that may build a derivation, place by place; a place where nobody can is left out."""

@@ -90,7 +90,7 @@ def _foresee_sites(prepared: Prepared, whole: Graph, left: Graph, store: Store |
     needed = {host.host: packages_of(prepared, host) for host in prepared.plan.changing}
     fetched = frozenset(whole.derivations.keys() - left.derivations.keys())
     outlook = Outlook(whole, fetched, lambda path: store is not None and store.is_valid(path))
-    makers = Makers.of(project.inventory, project.settings.builders)
+    makers = Makers.of(project.inventory, project.settings)
     found = siting(needed, prepared.placement, makers, outlook)
     prepared.sites = found.sites
     if found.nobody:

@@ -143,7 +143,7 @@ def crews(
     needed = {host: [one.derivation for one in some if one not in had[host]] for host, some in packages.items()}
     pairs = [(host, path) for host, paths in needed.items() for path in paths if path is not None]
     there = {host: placement.there(host, paths) for host, paths in needed.items()}
-    makers = Makers.of(project.inventory, project.settings.builders)
+    makers = Makers.of(project.inventory, project.settings)
     with Pool(project, makers, observer, placement.elsewhere(pairs), notes=prepared.notes) as pool:
         workshop = Workshop(store, project.resolver, observer, jobs, limits=limits, pool=pool)
         by_themselves = frozenset(host for host, paths in there.items() if paths or had[host])

@@ -95,6 +95,7 @@ class Pool:
             keep_going=True,
             keep_failed=self.keep_failed,
             limits=self.project.settings.builds,
+            machine=self.makers.controller.machine,
             on_event=heard("here"),
             cancelled=stopped,
         )

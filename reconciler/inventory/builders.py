@@ -3,6 +3,7 @@
 builders:
   - build01                               a host of the inventory; or, with what there is to say of it,
   - arm01: {system: aarch64-linux, jobs: 4, speed: 2, features: [big-parallel, kvm]}
+  - controller: {system: aarch64-linux, features: [big-parallel, kvm]}     what this machine can do, too
 
 system    what it runs programs of: one, or a list; without it, what the inventory says of that host
 jobs      builds at a time, 1 to 1024; 1 without it
@@ -10,7 +11,9 @@ features  what it has of what derivations require (requiredSystemFeatures): exac
           `big-parallel` and `nixos-test`, which every machine is taken to have
 speed     how fast it is beside the others: a number, 1 without it
 
-Whether the hosts are there is found out when the inventory is known: `check_builders`.
+The controller builds in any case, for its own system, and as many at a time as the command line says: of it, only
+`system` and `features` can be said. Whether the hosts are there is found out when the inventory is known:
+`check_builders`.
 """
 
 from __future__ import annotations
@@ -28,14 +31,18 @@ from reconciler.inventory.yaml import Mapping, Node, Scalar, Sequence, fail
 
 MOST_JOBS = 1024
 FEATURE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:+-]*")
+CONTROLLER = BUILD_PLACES[0]
 _KEYS = ("system", "jobs", "features", "speed")
+_KEYS_OF_CONTROLLER = ("system", "features")
+_NO_HOSTS = tuple(place for place in BUILD_PLACES if place != CONTROLLER)
 _EXAMPLE = "- build01, or - build01: {system: x86_64-linux, jobs: 4, features: [big-parallel, kvm], speed: 2}"
 _SPEED = re.compile(r"[0-9]{1,4}(?:\.[0-9]{1,3})?")
 
 
 @dataclass(frozen=True)
 class BuilderSpec:
-    """A host that builds. `systems` is empty where nothing is said: what the inventory says of the host counts."""
+    """A host that builds, or the controller. `systems` is empty where nothing is said: what the inventory says of the
+    host counts."""
 
     host: str
     position: Position
@@ -74,11 +81,11 @@ def check_builders(builders: Iterable[BuilderSpec], hosts: Collection[str]) -> l
 
 def _builder(item: Node) -> BuilderSpec:
     if isinstance(item, Scalar):
-        return BuilderSpec(_host(item), item.position)
+        return BuilderSpec(_host(item, BUILD_PLACES), item.position)
     if not isinstance(item, Mapping) or len(item.entries) != 1:
         fail(item.position, "a builder has one name", _EXAMPLE)
     (entry,) = item.entries.values()
-    host, values = _host(entry.key), _known(entry.value, entry.key.text)
+    host, values = _host(entry.key, _NO_HOSTS), _known(entry.value, entry.key.text)
     return BuilderSpec(
         host,
         entry.key.position,
@@ -89,13 +96,14 @@ def _builder(item: Node) -> BuilderSpec:
     )
 
 
-def _host(node: Scalar) -> str:
+def _host(node: Scalar, places: Collection[str]) -> str:
     text = _word(node, "the name of a host")
-    if text in BUILD_PLACES:
+    if text in places:
         fail(
             node.position,
             f"'{text}' is not a host",
-            "the controller builds in any case, and targets where they are told",
+            "the controller builds in any case, and targets where they are told; "
+            "what the controller can do besides is said by  - controller: {system: aarch64-linux}",
         )
     return text
 
@@ -103,9 +111,10 @@ def _host(node: Scalar) -> str:
 def _known(node: Node, host: str) -> dict[str, Node]:
     if not isinstance(node, Mapping):
         fail(node.position, f"what is said of the builder '{host}' is not a mapping", _EXAMPLE)
+    known = _KEYS_OF_CONTROLLER if host == CONTROLLER else _KEYS
     for entry in node.entries.values():
-        if entry.key.text not in _KEYS:
-            hint = did_you_mean(entry.key.text, _KEYS) or f"known keys: {', '.join(_KEYS)}"
+        if entry.key.text not in known:
+            hint = did_you_mean(entry.key.text, known) or f"known keys: {', '.join(known)}"
             fail(entry.key.position, f"unknown key '{entry.key.text}' of the builder '{host}'", hint)
     return {name: entry.value for name, entry in node.entries.items()}
 

@@ -26,7 +26,7 @@ from reconciler import __version__
 from reconciler.core.build.events import BuildLimits
 from reconciler.core.errors import UsageError
 from reconciler.core.profile.prune import Retention
-from reconciler.inventory.builders import BuilderSpec, read_builders
+from reconciler.inventory.builders import CONTROLLER, BuilderSpec, read_builders
 from reconciler.inventory.faults import FaultLog, InputError
 from reconciler.inventory.names import nearest
 from reconciler.inventory.schema import KEEP_HINT, KEEP_KEYS, MOST_KEPT
@@ -62,7 +62,8 @@ _SIGNS: Mapping[str, Callable[[Any, Any], bool]] = {
 
 @dataclass(frozen=True)
 class Settings:
-    """What reconciler.yml says; without the file, the defaults."""
+    """What reconciler.yml says; without the file, the defaults. `controller`: what it says of this machine as a
+    builder."""
 
     requires: str | None = None
     forks: int = DEFAULT_FORKS
@@ -71,6 +72,7 @@ class Settings:
     keep: Retention = EVERYTHING
     builds: BuildLimits = NO_OTHER_LIMITS
     builders: tuple[BuilderSpec, ...] = ()
+    controller: BuilderSpec | None = None
     python: str = DEFAULT_PYTHON
 
     def check_version(self, version: str) -> None:
@@ -160,6 +162,7 @@ def _there_are(cwd: Path) -> str | None:
 def _settings(node: Node, log: FaultLog) -> Settings:
     entries = _entries(node, _KEYS, FILE, log)
     settings = Settings()
+    builders = read_builders(entries["builders"].value, log) if "builders" in entries else ()
     return Settings(
         requires=_requires(entries["requires"].value, log) if "requires" in entries else None,
         forks=_number(entries["forks"], 1, MAX_FORKS, log) or settings.forks if "forks" in entries else settings.forks,
@@ -167,7 +170,8 @@ def _settings(node: Node, log: FaultLog) -> Settings:
         caches=read_caches(entries["caches"].value, log) if "caches" in entries else settings.caches,
         keep=_keep(entries["keep"].value, log) if "keep" in entries else settings.keep,
         python=_reference(entries["python"].value, log) if "python" in entries else settings.python,
-        builders=read_builders(entries["builders"].value, log) if "builders" in entries else settings.builders,
+        builders=tuple(each for each in builders if each.host != CONTROLLER),
+        controller=next((each for each in builders if each.host == CONTROLLER), None),
         builds=_builds(entries["builds"].value, log) if "builds" in entries else settings.builds,
     )
 

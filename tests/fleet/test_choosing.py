@@ -70,6 +70,17 @@ def test_this_controller_builds_for_its_own_system() -> None:
     assert Makers().controller == Maker("controller", (host_system(),), USUAL_FEATURES)
 
 
+EMULATING = Maker("controller", (X86, ARM), runs=(ARM,))
+
+
+def test_a_controller_that_emulates_comes_after_a_builder_that_need_not() -> None:
+    able = Makers(EMULATING, (BUILD01, ARM01)).able
+    assert able(drv(X86), "") == (EMULATING,)
+    assert able(drv(ARM), "") == (ARM01,)
+    assert able(drv(ARM), "controller") == (EMULATING,)
+    assert Makers(EMULATING, (BUILD01,)).able(drv(ARM), "") == (EMULATING,)
+
+
 CHOSEN: list[tuple[dict[str, int], tuple[str, ...], str | None]] = [
     ({}, (), "build02"),  # 1 of 8 against 1 of 2
     ({"build02": 3}, (), "build02"),  # 4 of 8 against 1 of 2: the faster

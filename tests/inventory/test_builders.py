@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from reconciler.cli.render.inventory import desired_json
-from reconciler.core.build.machine import USUAL_FEATURES
+from reconciler.core.build.machine import USUAL_FEATURES, Machine
+from reconciler.core.build.toolchain import host_system
 from reconciler.core.errors import Faults
 from reconciler.fleet.choosing import Maker, Makers
 from reconciler.inventory.builders import BuilderSpec, check_builders
-from reconciler.inventory.settings import load_settings
+from reconciler.inventory.settings import Settings, load_settings
 from tests.inventory.trees import faults_of, read, write
 
 
@@ -37,14 +38,31 @@ def test_builders_are_read_with_what_is_said_of_them(tmp_path: Path) -> None:
 
 def test_a_system_that_is_not_said_is_that_of_the_host(tmp_path: Path) -> None:
     inventory = read(tmp_path, "all: {hosts: {a: {desired: {system: aarch64-linux}}, b: {desired: {packages: []}}}}")
-    listed = Makers.of(inventory, builders(tmp_path, "[a, b, ]")).listed
+    listed = Makers.of(inventory, Settings(builders=builders(tmp_path, "[a, b, ]"))).listed
     assert listed == (
         Maker("a", ("aarch64-linux",), listed=True),
         Maker("b", ("x86_64-linux",), listed=True),
     )
 
 
+def test_of_the_controller_what_it_can_do_besides_is_said(tmp_path: Path) -> None:
+    text = "builders: [build01, {controller: {system: [aarch64-linux], features: [kvm]}}]\n"
+    settings = load_settings(write(tmp_path, {"reconciler.yml": text}))
+    assert [each.host for each in settings.builders] == ["build01"], "it is no host"
+    inventory = read(tmp_path, "all: {hosts: {build01: }}")
+    own = host_system()
+    others = tuple(each for each in ("aarch64-linux",) if each != own)
+    controller = Makers.of(inventory, settings).controller
+    assert controller == Maker("controller", (own, *others), ("kvm",), runs=others)
+    assert controller.machine == Machine(others, ("kvm",))
+    assert Makers.of(inventory, Settings()).controller == Maker("controller", (own,))
+
+
 WRONG = {
+    "[controller]": "1:12: 'controller' is not a host",
+    "[{controller: {jobs: 4}}]": "1:26: unknown key 'jobs' of the builder 'controller'",
+    "[{controller: {system: x86}}]": "1:34: 'x86' is not a system",
+    "[{target: {system: x86_64-linux}}]": "1:13: 'target' is not a host",
     "build01": "1:11: builders is not a list",
     "[build01, build01]": "1:21: the builder 'build01' is there twice",
     "[{a: {}, b: {}}]": "1:12: a builder has one name",
