@@ -7,9 +7,7 @@ import errno
 import os
 import signal
 import sys
-import tempfile
 import time
-import traceback
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
@@ -92,8 +90,7 @@ _OF_THE_SYSTEM = {
 
 
 def _by_the_system(error: OSError) -> int:
-    if os.environ.get("RECONCILER_DEBUG"):
-        _say(traceback.format_exc())
+    _debug()
     where = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else "this machine"
     _say(error_text(ReconcilerError(f"{where}: {error.strerror}", _OF_THE_SYSTEM[error.errno or 0])))
     return int(ExitStatus.FAILED)
@@ -117,8 +114,7 @@ def _labelled(label: str, text: str) -> str:
 
 
 def _unexpected(error: Exception) -> int:
-    if os.environ.get("RECONCILER_DEBUG"):
-        _say(traceback.format_exc())
+    _debug()
     summary = f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
     kept = _keep_traceback()
     hint = f"the traceback is in {kept}; please report it" if kept else "RECONCILER_DEBUG=1 shows the traceback"
@@ -126,8 +122,18 @@ def _unexpected(error: Exception) -> int:
     return int(ExitStatus.INTERNAL)
 
 
+def _debug() -> None:
+    if os.environ.get("RECONCILER_DEBUG"):
+        import traceback
+
+        _say(traceback.format_exc())
+
+
 def _keep_traceback() -> str | None:
     """Write the traceback into the state directory, else into the temporary one; where it is."""
+    import tempfile
+    import traceback
+
     stamp = time.strftime("%y%m%d-%H%M%S")
     text = f"reconciler {_version()}, python {sys.version.split()[0]}, {sys.argv!r}\n\n{traceback.format_exc()}"
     for directory in (_state_directory(), tempfile.gettempdir()):

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 from reconciler.cli.output import Output, visible
 from reconciler.cli.render.progress import Board, building_words, fetching_words, phase_line, plain_line
 from reconciler.core.build.events import BuildEvent
-from reconciler.core.store.substitute import SubstituteEvent
 from reconciler.fleet.events import Observer, Phase
 from reconciler.fleet.outcomes import State
 
 if TYPE_CHECKING:
     from rich.live import Live as RichLive
     from rich.text import Text
+
+    from reconciler.core.store.substitute import SubstituteEvent
 
 # Redrawing costs the controller time that its transfers could use.
 _REDRAWS_PER_SECOND = 8

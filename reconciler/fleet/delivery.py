@@ -6,6 +6,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from reconciler.core.agent.messages import MissingRequest, PathMessage, RealiseRequest
 from reconciler.core.agent.paths import to_message
@@ -17,17 +18,19 @@ from reconciler.core.nix.hashes import Hash
 from reconciler.core.nix.store_path import StorePath
 from reconciler.core.profile.environment import EnvironmentPlan
 from reconciler.core.store.store import Store
-from reconciler.core.store.substitute import SubstituteEvent, substitute
-from reconciler.fleet.direct import Direct
 from reconciler.fleet.events import Observer
-from reconciler.fleet.pool import Pool
-from reconciler.fleet.rollout import HostRun
 from reconciler.fleet.sending import Bundle, send
 from reconciler.fleet.targets import ProfileTarget, environment_graph, environments
 from reconciler.packages.instantiate import instantiate
 from reconciler.packages.model import Package
 from reconciler.packages.resolver import Resolver
 from reconciler.packages.substitution import fetchable
+
+if TYPE_CHECKING:
+    from reconciler.core.store.substitute import SubstituteEvent
+    from reconciler.fleet.direct import Direct
+    from reconciler.fleet.pool import Pool
+    from reconciler.fleet.rollout import HostRun
 
 NO_OTHER_LIMITS = BuildLimits()
 # Of one host: the profiles' paths, the derivations that it builds, the packages that it fetches.
@@ -166,6 +169,8 @@ class Workshop:
         try:
             wanted = fetchable(graph, derivations, self.store, caches)
             if wanted:
+                from reconciler.core.store.substitute import substitute
+
                 with self._told():
                     substitute(self.store, caches, wanted, on_event=self._fetching)
         except StoreError as error:

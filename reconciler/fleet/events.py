@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import enum
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from reconciler.core.build.events import BuildEvent
-from reconciler.core.store.substitute import SubstituteEvent
 from reconciler.fleet.outcomes import State
+
+if TYPE_CHECKING:
+    from reconciler.core.store.substitute import SubstituteEvent
 
 
 class Phase(enum.Enum):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from reconciler.core.agent.messages import ObserveRequest
 from reconciler.core.errors import BuildError, Faults, ReconcilerError, StoreError, UsageError
@@ -12,7 +13,6 @@ from reconciler.core.nix.derivation import Derivation
 from reconciler.core.nix.store_path import StorePath
 from reconciler.core.profile.environment import CollisionError, EnvironmentPlan, build_environment
 from reconciler.core.profile.names import ProfileId
-from reconciler.core.store.binary_cache import Offer
 from reconciler.core.store.store import Store
 from reconciler.fleet.choosing import TARGET, Makers
 from reconciler.fleet.declared import Declared, declared, located
@@ -25,6 +25,9 @@ from reconciler.packages.instantiate import cached
 from reconciler.packages.model import Graph, Package
 from reconciler.packages.sources import CachedPath, GivenPath
 from reconciler.packages.substitution import closure_lacking, fetchable
+
+if TYPE_CHECKING:
+    from reconciler.core.store.binary_cache import Offer
 
 
 def foresee(prepared: Prepared) -> None:

@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from reconciler.core.build.events import BuildEvent, BuildOptions
 from reconciler.core.build.realise import BuildsError, realise
@@ -25,10 +25,12 @@ from reconciler.core.errors import BuildError, InternalError
 from reconciler.core.nix.derivation import Derivation
 from reconciler.core.nix.store_path import StorePath
 from reconciler.core.store.store import Store
-from reconciler.fleet.builders import Builder, NotHereError
 from reconciler.fleet.choosing import ANYWHERE, CONTROLLER, Maker, Makers, choose, spread, why_nobody
 from reconciler.fleet.events import Observer
 from reconciler.fleet.project import Project
+
+if TYPE_CHECKING:
+    from reconciler.fleet.builders import Builder
 
 Heard = Callable[[str], Callable[[BuildEvent], None]]
 
@@ -134,6 +136,8 @@ class Pool:
 
     def _another(self, maker: Maker) -> Builder:
         """One more login to a builder."""
+        from reconciler.fleet.builders import Builder
+
         builder = Builder.of(self.project, maker, 1 if maker.listed else self.jobs or 0, self.keep_failed)
         with self._guard:
             if self._closed:
@@ -296,6 +300,8 @@ class _Run:
 
     def _sort_out(self, work: _Work, error: BuildsError) -> None:
         """Some of it was made."""
+        from reconciler.fleet.builders import NotHereError
+
         elsewhere = {path: one for path, one in error.errors.items() if isinstance(one, NotHereError)}
         for path, one in error.errors.items():
             if path not in elsewhere:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from reconciler.core.agent.messages import MissingRequest, PathMessage
 from reconciler.core.errors import StoreError
 from reconciler.fleet.events import Observer
-from reconciler.fleet.rollout import HostRun
+
+if TYPE_CHECKING:
+    from reconciler.fleet.rollout import HostRun
 
 # A host needs room for what it gets and for the database and directories that come with it.
 ROOM_FACTOR = 1.05

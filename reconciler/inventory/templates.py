@@ -7,15 +7,10 @@ endless references and whatever else jinja2 objects to are faults at the value t
 
 from __future__ import annotations
 
-import functools
 import re
-from collections import deque
 from collections.abc import Iterable, Iterator
 from collections.abc import Mapping as AbstractMapping
 from typing import Any
-
-from jinja2 import StrictUndefined, Template, TemplateSyntaxError, Undefined, UndefinedError
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from reconciler.inventory.desired import Position
 from reconciler.inventory.faults import InputError
@@ -23,9 +18,9 @@ from reconciler.inventory.names import did_you_mean
 from reconciler.inventory.yaml import UNSAFE, Entry, Mapping, Node, Scalar, Sequence, fail, typed
 
 _MARKS = ("{{", "{%", "{#")
-_WHOLE = re.compile(r"\s*\{\{-?(?P<expression>(?:(?!\{\{|\}\}).)*?)-?\}\}\s*", re.DOTALL)
 _UNDEFINED_NAME = re.compile(r"'(\w+)' is undefined")
-_RESULT = "reconciler_result"
+# What jinja2 offers under a name, and rendering.py with it. Here, so that to ask for a name does not import jinja2.
+_OFFERED = frozenset({"range", "dict", "cycler", "joiner", "namespace"})
 
 
 class SpelledFloat(float):
@@ -60,7 +55,7 @@ class Variables(AbstractMapping[str, Any]):
         self._open: list[str] = []
 
     def __contains__(self, name: object) -> bool:
-        return name in self._magic or name in self._nodes or name in _GLOBALS
+        return name in self._magic or name in self._nodes or name in _OFFERED
 
     def __getitem__(self, name: str) -> Any:
         if name in self._done:
@@ -68,7 +63,7 @@ class Variables(AbstractMapping[str, Any]):
         if name in self._magic:
             return self._magic[name]
         if name not in self._nodes:
-            return _GLOBALS[name]
+            return _offered(name)
         node = self._nodes[name]
         if name in self._open:
             fail(node.position, f"the variable '{name}' refers to itself: {' -> '.join([*self._open, name])}")
@@ -118,24 +113,26 @@ class Variables(AbstractMapping[str, Any]):
         return SpelledFloat(value, scalar.text) if type(value) is float else value
 
     def _render(self, scalar: Scalar) -> Any:
+        from reconciler.inventory import rendering  # jinja2, which most inventories do without
+
         try:
-            return _evaluate(scalar.text, self)
+            return rendering.evaluate(scalar.text, self)
         except InputError:
             raise
-        except UndefinedError as error:
-            raise self._undefined(scalar.position, error) from error
-        except TemplateSyntaxError as error:
+        except rendering.UndefinedError as error:
+            raise self._undefined(scalar.position, error.message or "") from error
+        except rendering.TemplateSyntaxError as error:
             raise InputError(scalar.position, f"not a template: {error.message}") from error
         except Exception as error:
             # A template is an expression of the user's: it may raise what it likes, and is always the one at fault.
             raise InputError(scalar.position, f"the template fails: {type(error).__name__}: {error}") from error
 
-    def _undefined(self, position: Position, error: UndefinedError) -> InputError:
-        found = _UNDEFINED_NAME.search(error.message or "")
+    def _undefined(self, position: Position, said: str) -> InputError:
+        found = _UNDEFINED_NAME.search(said)
         hint = did_you_mean(found[1], self) if found else None
         if hint is None and self._unread:
             hint = f"{', '.join(self._unread)}: encrypted with ansible-vault, not read"
-        return InputError(position, error.message or "an undefined value", hint)
+        return InputError(position, said or "an undefined value", hint)
 
 
 def as_node(value: object, position: Position) -> Node:
@@ -170,27 +167,9 @@ class View(AbstractMapping[str, Any]):
         return len(self._variables)
 
 
-_ENVIRONMENT = ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
-_GLOBALS = {name: value for name, value in _ENVIRONMENT.globals.items() if name != "lipsum"}
+def _offered(name: str) -> Any:
+    if name not in _OFFERED:
+        raise KeyError(name)
+    from reconciler.inventory import rendering
 
-
-@functools.lru_cache(maxsize=4096)
-def _compiled(text: str) -> tuple[Template, bool]:
-    """The template of a text, and whether it is one whole expression, whose value is then set under a name."""
-    whole = _WHOLE.fullmatch(text)
-    if whole is None:
-        return _ENVIRONMENT.from_string(text), False
-    return _ENVIRONMENT.from_string(f"{{% set {_RESULT} = ({whole['expression']}) %}}"), True
-
-
-def _evaluate(text: str, variables: Variables) -> Any:
-    template, whole = _compiled(text)
-    # Shared: jinja2 asks `variables` for each name that it meets, instead of rendering all of them first.
-    context = template.new_context(variables, shared=True)  # type: ignore[arg-type]
-    if not whole:
-        return "".join(template.root_render_func(context))
-    deque(template.root_render_func(context), maxlen=0)
-    result = context.vars[_RESULT]
-    if isinstance(result, Undefined):
-        str(result)  # raises, naming what is undefined
-    return result
+    return rendering.ENVIRONMENT.globals[name]

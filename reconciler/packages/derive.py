@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from reconciler.core.build.toolchain import SHELL_VARIABLE, VARIABLE, host_toolchain
 from reconciler.core.nix.derivation import Derivation, ModuloCache, Output, with_outputs
 from reconciler.core.nix.store_path import StorePath
 from reconciler.packages import stage
 from reconciler.packages.model import Package, Source
-from reconciler.packages.recipe import variable_name
 from reconciler.packages.sources import DebianSource, PypiSource, TextSource, TreeSource
 from reconciler.packages.specs import DebianSpec, GitSpec, PypiSpec, SourceSpec, UrlSpec
-from reconciler.packages.toolchain import Toolchain
+from reconciler.packages.stage import variable_name
+
+if TYPE_CHECKING:
+    from reconciler.packages.toolchain import Toolchain
 
 Lookup = Callable[[StorePath], Derivation]
 _SHELL = "/bin/sh"

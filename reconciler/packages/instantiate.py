@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from reconciler.core.nix.store_path import StorePath
-from reconciler.core.store.binary_cache import Caches
 from reconciler.core.store.store import Store, topological
-from reconciler.core.store.substitute import SubstituteEvent, substitute
 from reconciler.packages.model import Graph
 from reconciler.packages.sources import CachedPath, GivenPath
 
-Heard = Callable[[SubstituteEvent], None]
+if TYPE_CHECKING:
+    from reconciler.core.store.binary_cache import Caches
+    from reconciler.core.store.substitute import SubstituteEvent
+
+Heard = Callable[["SubstituteEvent"], None]
 
 
 def instantiate(graph: Graph, store: Store, on_event: Heard | None = None) -> None:
@@ -24,6 +27,8 @@ def instantiate(graph: Graph, store: Store, on_event: Heard | None = None) -> No
     store.add_temp_roots(paths)
     valid = store.valid(paths)
     for caches, wanted in cached(graph, store):
+        from reconciler.core.store.substitute import substitute
+
         substitute(store, caches, wanted, on_event=on_event)
     for path, source in graph.sources.items():
         if path not in valid:

@@ -47,6 +47,9 @@ from reconciler.inventory.faults import InputError
 from reconciler.inventory.yaml import Mapping
 from reconciler.packages import kinds
 from reconciler.packages.specs import (
+    HOST,
+    NAME,
+    TOOLCHAIN,
     DebianSpec,
     GitSpec,
     Input,
@@ -58,11 +61,9 @@ from reconciler.packages.specs import (
     UrlSpec,
     Variant,
 )
-from reconciler.packages.toolchain import HOST
-from reconciler.packages.toolchain import NAME as TOOLCHAIN_NAME
+from reconciler.packages.stage import variable_name
 from reconciler.packages.written import WrittenPatch, WrittenRecipe, WrittenSource, WrittenVersion, find, read
 
-NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_+.\-]*")
 _VERSION = re.compile(r"[0-9][A-Za-z0-9_+.\-?=]*")
 _FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_+.\-?=]*")
 _OUTPUT = re.compile(r"[a-z][a-z0-9_]*")
@@ -142,7 +143,7 @@ class _Reader:
             self._fault(location, "'toolchain' is missing", _TOOLCHAINS)
         own = body is not None and (body.source is not None or body.sources is not None)
         merged = _Merged(body, given, location)
-        if (chosen := merged.get("toolchain")) is not None and not TOOLCHAIN_NAME.fullmatch(chosen):
+        if (chosen := merged.get("toolchain")) is not None and not TOOLCHAIN.fullmatch(chosen):
             self._fault(merged.place("toolchain"), f"'{chosen}' cannot name a toolchain", _TOOLCHAINS)
         sources = self._sources(body if own and body else given, location if own else (), version)
         return Variant(
@@ -325,9 +326,3 @@ class _Merged:
 def _bare(reference: str) -> str:
     """The name in a reference, without set, version and output."""
     return reference.rpartition(":")[2].partition("@")[0]
-
-
-def variable_name(package: str) -> str:
-    """The variable under which a build script finds an input: `gnu-which` is $gnu_which."""
-    name = re.sub(r"[^A-Za-z0-9_]", "_", package)
-    return f"_{name}" if name[0].isdigit() else name

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from reconciler.core.errors import UsageError
 from reconciler.core.nix.derivation import Derivation, ModuloCache
 from reconciler.core.nix.store_path import StorePath
 from reconciler.inventory.desired import Position
 from reconciler.inventory.names import nearest
-from reconciler.packages import recipe as recipes
-from reconciler.packages import toolchain_sources, versions
+from reconciler.packages import versions
 from reconciler.packages.derive import STAGE, Made, Named, Parts, derive, make_source
 from reconciler.packages.lock import LockEntry, moved
 from reconciler.packages.model import NotThereError, Package, Source
-from reconciler.packages.specs import GitSpec, Recipe, SourceSpec, Variant
-from reconciler.packages.toolchain import HOST, Toolchain, Toolchains
+from reconciler.packages.specs import HOST, NAME, GitSpec, Recipe, SourceSpec, Variant
+
+if TYPE_CHECKING:
+    from reconciler.packages.toolchain import Toolchain, Toolchains
 
 _SUFFIX = ".yml"
 # Inputs of inputs of inputs: whole distributions are a few dozen deep, and Python's stack ends at some two hundred.
@@ -48,9 +51,15 @@ class Recipes:
         self._making: list[tuple[str, Position | None]] = []
         self._made: dict[SourceSpec, Made] = {}
         self._cache = ModuloCache()
-        self.toolchains = Toolchains(self._folders, project)
         self._derivations, self._sources = made
         self._sources[STAGE.path] = STAGE
+
+    @cached_property
+    def toolchains(self) -> Toolchains:
+        """The toolchains that these recipes can name."""
+        from reconciler.packages.toolchain import Toolchains
+
+        return Toolchains(self._folders, self._project)
 
     @property
     def shown(self) -> str:
@@ -69,9 +78,11 @@ class Recipes:
     def recipe(self, name: str) -> Recipe:
         """The recipe of a name that there is; Faults with everything that is wrong in it."""
         if name not in self._recipes:
+            from reconciler.packages.recipe import load  # pydantic, which nothing else here needs
+
             file = self._file(name)
             assert file is not None, name
-            self._recipes[name] = recipes.load(file, self._shown(file))
+            self._recipes[name] = load(file, self._shown(file))
         return self._recipes[name]
 
     def find(self, name: str, wanted: str | None, reference: str) -> Variant:
@@ -155,16 +166,18 @@ class Recipes:
     def _toolchain(self, variant: Variant, architecture: str) -> Toolchain | None:
         if variant.toolchain == HOST:
             return None
+        from reconciler.packages.toolchain_sources import sources
+
         place = variant.toolchain_position or variant.position
         chosen = self.toolchains.find(variant.toolchain, architecture, place)
-        self._sources.update((source.path, source) for source in toolchain_sources.sources(chosen))
+        self._sources.update((source.path, source) for source in sources(chosen))
         return chosen
 
     def _keep(self, named: Named) -> None:
         self._derivations[named.path] = named.derivation
 
     def _file(self, name: str) -> Path | None:
-        if not recipes.NAME.fullmatch(name):
+        if not NAME.fullmatch(name):
             return None
         candidates = (folder / f"{name}{_SUFFIX}" for folder in self._folders)
         return next((file for file in candidates if file.is_file()), None)

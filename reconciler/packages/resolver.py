@@ -12,27 +12,29 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from reconciler.core.errors import FormatError, StoreError, UsageError
 from reconciler.core.nix.derivation import Derivation
 from reconciler.core.nix.store_path import STORE_DIR, StorePath, parse_drv_name
-from reconciler.core.store.binary_cache import BinaryCache, Caches
 from reconciler.inventory.desired import Position
 from reconciler.inventory.names import did_you_mean
 from reconciler.inventory.schema import NIXOS
 from reconciler.inventory.sets import DEFAULT_SETS, RECIPES, CacheSpec, ChannelSet, NixSet, RecipesSet, SetSpec
-from reconciler.packages import git_sources
-from reconciler.packages.channel import Channel
 from reconciler.packages.downloads import cache_directory
 from reconciler.packages.evaluation import Evaluator
 from reconciler.packages.lock import Lock, LockEntry
 from reconciler.packages.model import Graph, NotThereError, Package, Source
-from reconciler.packages.nix_sets import NixPackages
 from reconciler.packages.nixos import NixosSystems
 from reconciler.packages.recipe_sets import Recipes
 from reconciler.packages.sources import CachedPath, GivenPath
 from reconciler.packages.specs import GitSpec, Recipe
-from reconciler.packages.toolchain import Toolchains
+
+if TYPE_CHECKING:
+    from reconciler.core.store.binary_cache import Caches
+    from reconciler.packages.channel import Channel
+    from reconciler.packages.nix_sets import NixPackages
+    from reconciler.packages.toolchain import Toolchains
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,33 @@ class PackageSets:
     sets: tuple[SetSpec, ...] = DEFAULT_SETS
     caches: tuple[CacheSpec, ...] = ()
     cache_directory: Path = field(default_factory=cache_directory)
+
+
+# Each kind of set, and what it needs, is imported only where a project has one.
+
+
+def _channels(chosen: PackageSets, root: Path) -> dict[str, Channel]:
+    specs = [each for each in chosen.sets if isinstance(each, ChannelSet)]
+    if not specs:
+        return {}
+    from reconciler.packages.channel import Channel
+
+    return {each.name: Channel(each, root, chosen.cache_directory) for each in specs}
+
+
+def _expressions(chosen: PackageSets, evaluator: Evaluator) -> dict[str, NixPackages]:
+    specs = [each for each in chosen.sets if isinstance(each, NixSet)]
+    if not specs:
+        return {}
+    from reconciler.packages.nix_sets import NixPackages
+
+    return {each.name: NixPackages(each, evaluator) for each in specs}
+
+
+def _caches(specs: Iterable[CacheSpec]) -> Caches:
+    from reconciler.core.store.binary_cache import BinaryCache, Caches
+
+    return Caches([BinaryCache(each.url, each.keys) for each in specs])
 
 
 class Resolver:
@@ -59,19 +88,13 @@ class Resolver:
         self._derivations: dict[StorePath, Derivation] = {}
         self._sources: dict[StorePath, Source] = {}
         self._recipes = Recipes(folders, root, self.resolve, self._git, (self._derivations, self._sources))
-        self._channels = {
-            each.name: Channel(each, root, chosen.cache_directory)
-            for each in chosen.sets
-            if isinstance(each, ChannelSet)
-        }
+        self._channels = _channels(chosen, root)
         evaluator = Evaluator(root, chosen.cache_directory, (self._derivations, self._sources))
-        self._expressions = {
-            each.name: NixPackages(each, evaluator) for each in chosen.sets if isinstance(each, NixSet)
-        }
+        self._expressions = _expressions(chosen, evaluator)
         self._nixos = NixosSystems(evaluator)
         self._order = tuple(dict.fromkeys(each.name for each in chosen.sets))
         self._given: dict[StorePath, Source] = {}
-        self.caches = Caches([BinaryCache(each.url, each.keys) for each in chosen.caches]) if chosen.caches else None
+        self.caches = _caches(chosen.caches) if chosen.caches else None
 
     # --- questions ----------------------------------------------------------------------------------------------------
 
@@ -155,6 +178,8 @@ class Resolver:
 
     def _git(self, spec: GitSpec) -> Source:
         """The source of a repository, as the lock says, else as it is now."""
+        from reconciler.packages import git_sources
+
         reference = git_sources.reference(spec)
         entry = self._lock.get(reference, git_sources.SYSTEM)
         if entry is None or entry.path is None:

@@ -12,7 +12,7 @@ from reconciler.core.build.fetch import fetchurl
 from reconciler.core.errors import UsageError
 from reconciler.core.nix.store_path import parse_drv_name
 from reconciler.packages import kinds
-from reconciler.packages.recipe import NAME
+from reconciler.packages.specs import NAME
 
 _URL = re.compile(r"(?:https?|file)://\S+")
 _ARCHIVE = re.compile(r"\.(?:tar|tar\.[a-z0-9]+|tgz|tbz2|txz|zip)$")

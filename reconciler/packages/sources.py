@@ -5,15 +5,16 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from reconciler.core.errors import StoreError, UsageError
 from reconciler.core.nix import nar
 from reconciler.core.nix.store_path import StorePath, fixed_path, source_path, text_path
-from reconciler.core.store.binary_cache import Caches
 from reconciler.core.store.store import Store
-from reconciler.core.store.substitute import substitute
-from reconciler.packages import debian, pypi
 from reconciler.packages.specs import DebianSpec, PathSpec, PypiSpec
+
+if TYPE_CHECKING:
+    from reconciler.core.store.binary_cache import Caches
 
 _NOT_ALLOWED = re.compile(r"[^0-9a-zA-Z+\-._?=]")
 
@@ -74,6 +75,8 @@ class DebianSource:
 
     def add_to(self, store: Store) -> None:
         if not store.is_valid(self.path):
+            from reconciler.packages import debian
+
             file = debian.fetch(self.spec)
             store.add_fixed(self.spec.file, str(file), self.spec.sha256)
 
@@ -91,6 +94,8 @@ class PypiSource:
 
     def add_to(self, store: Store) -> None:
         if not store.is_valid(self.path):
+            from reconciler.packages import pypi
+
             store.add_fixed(self.spec.file, str(pypi.fetch(self.spec)), self.spec.sha256)
 
 
@@ -102,6 +107,8 @@ class CachedPath:
     caches: Caches
 
     def add_to(self, store: Store) -> None:
+        from reconciler.core.store.substitute import substitute
+
         substitute(store, self.caches, [self.path])
 
 
@@ -118,6 +125,8 @@ class GivenPath:
         caches = self.cached()
         if caches is None:
             raise self.missing
+        from reconciler.core.store.substitute import substitute
+
         substitute(store, caches, [self.path])
 
     def cached(self) -> Caches | None:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from reconciler.core.nix.hashes import Hash
 from reconciler.inventory.desired import Position
-from reconciler.packages.toolchain import HOST
+
+# What `toolchain:` of a recipe says for the builder's own.
+HOST = "host"
+# What a package, and what a toolchain, may be called.
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_+.\-]*")
+TOOLCHAIN = re.compile(r"[a-z0-9][A-Za-z0-9+.\-]*")
 
 
 @dataclass(frozen=True)

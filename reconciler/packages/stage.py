@@ -13,6 +13,8 @@ A change of this text changes the store path of everything that recipes make.
 
 from __future__ import annotations
 
+import re
+
 NAME = "recipe-build.sh"
 
 SCRIPT = r"""# The standard builder of reconciler's recipes; run as: /bin/sh -e THIS
@@ -190,3 +192,9 @@ if [ -n "${check-}" ]; then
     eval "$check"
 fi
 """
+
+
+def variable_name(package: str) -> str:
+    """The variable under which a build script finds an input: `gnu-which` is $gnu_which."""
+    name = re.sub(r"[^A-Za-z0-9_]", "_", package)
+    return f"_{name}" if name[0].isdigit() else name

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 from reconciler.core.nix.derivation import Derivation
 from reconciler.core.nix.store_path import StorePath
-from reconciler.core.store.binary_cache import Caches, Offer
 from reconciler.core.store.store import Store
 from reconciler.packages.model import Graph
+
+if TYPE_CHECKING:
+    from reconciler.core.store.binary_cache import Caches, Offer
 
 LOOKUPS = 16  # questions to caches at a time
 

@@ -8,16 +8,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from reconciler.core.errors import ReconcilerError
 from reconciler.core.nix.store_path import StorePath
 from reconciler.core.store.binary_cache import BinaryCache, Caches, Offer
-from reconciler.core.store.path_info import PathInfo
 from reconciler.core.store.store import topological
-from reconciler.packages.model import Package
-from reconciler.packages.resolver import Resolver
 from reconciler.packages.sources import CachedPath, GivenPath
 from reconciler.packages.substitution import LOOKUPS, fetchable
+
+if TYPE_CHECKING:
+    from reconciler.core.store.path_info import PathInfo
+    from reconciler.packages.model import Package
+    from reconciler.packages.resolver import Resolver
 
 
 @dataclass(frozen=True)

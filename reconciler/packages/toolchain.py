@@ -51,6 +51,7 @@ from reconciler.inventory import yaml
 from reconciler.inventory.desired import Position
 from reconciler.inventory.faults import InputError
 from reconciler.inventory.names import did_you_mean
+from reconciler.packages.specs import HOST, TOOLCHAIN
 from reconciler.packages.toolchain_tree import Shape
 from reconciler.packages.toolchain_written import (
     EXTENDS,
@@ -65,10 +66,8 @@ from reconciler.packages.toolchain_written import (
 )
 from reconciler.packages.written import find
 
-HOST = "host"
 SHIPPED = "debian-12"
 FOLDER = "toolchains"
-NAME = re.compile(r"[a-z0-9][A-Za-z0-9+.\-]*")
 _SUFFIX = ".yml"
 _PATH = re.compile(r"(?!.*(?:^|/)\.\.?(?:/|$))[A-Za-z0-9_+.\-*]+(?:/[A-Za-z0-9_+.\-*\[]+)*")
 _PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.\-]+")
@@ -266,7 +265,7 @@ class Toolchains:
 
     def file(self, name: str) -> Path | None:
         """The definition of a name: the project's own before one that the program brings along."""
-        if not NAME.fullmatch(name):
+        if not TOOLCHAIN.fullmatch(name):
             return None
         candidates = (folder / f"{name}{_SUFFIX}" for folder in (*self._folders, shipped()))
         return next((file for file in candidates if file.is_file()), None)

@@ -18,10 +18,9 @@ from reconciler.core.nix.hashes import Hash
 from reconciler.packages import debs, toolchain_sources
 from reconciler.packages.debian import Apt
 from reconciler.packages.downloads import cache_directory
+from reconciler.packages.specs import HOST, TOOLCHAIN
 from reconciler.packages.toolchain import (
     FOLDER,
-    HOST,
-    NAME,
     SHIPPED,
     Deb,
     Toolchain,
@@ -149,7 +148,7 @@ class Renewed:
 def renew(name: str, toolchains: Toolchains, folder: Path) -> Renewed:
     """Pin the packages of a toolchain that this machine's mirrors have now. What there is no definition of begins
     as the one that the program brings along. `folder`: of the project's recipes."""
-    if not NAME.fullmatch(name) or name == HOST:
+    if not TOOLCHAIN.fullmatch(name) or name == HOST:
         raise UsageError(f"'{name}' cannot name a toolchain", "a name such as debian-12 or our-gcc")
     start = toolchains.file(name) or shipped() / f"{SHIPPED}.yml"
     given, root = read(start, toolchains.shown(start))

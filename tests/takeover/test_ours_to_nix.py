@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.core.build import realise
+from reconciler.core.build.realise import realise
 from reconciler.core.build.toolchain import host_system, host_toolchain
 from reconciler.core.nix import nar, store_path
 from reconciler.core.nix.derivation import Derivation, Output, with_outputs

@@ -6,12 +6,15 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from reconciler.cli.render.words import count, duration, size
 from reconciler.core.build.events import BuildEvent
-from reconciler.core.store.substitute import SubstituteEvent
 from reconciler.fleet.events import Phase
 from reconciler.fleet.outcomes import State
+
+if TYPE_CHECKING:
+    from reconciler.core.store.substitute import SubstituteEvent
 
 _BAR = 20
 # Above this many hosts a phase is told in numbers.

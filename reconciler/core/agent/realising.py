@@ -9,12 +9,11 @@ from reconciler.core.agent import stopping
 from reconciler.core.agent.host import Host
 from reconciler.core.agent.messages import FailedBuild, LogReply, LogRequest, RealiseReply, RealiseRequest
 from reconciler.core.agent.paths import to_message
-from reconciler.core.build import BuildEvent, BuildOptions
-from reconciler.core.build import realise as realise_derivations
-from reconciler.core.build.events import BuildLimits
+from reconciler.core.build.events import BuildEvent, BuildLimits, BuildOptions
 from reconciler.core.build.logs import read_log
 from reconciler.core.build.machine import Machine
 from reconciler.core.build.realise import BuildsError
+from reconciler.core.build.realise import realise as realise_derivations
 from reconciler.core.errors import BuildError, FormatError
 from reconciler.core.nix.store_path import StorePath
 
