@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from reconciler.core.agent.action import Action
 from reconciler.core.agent.messages import ObserveRequest
 from reconciler.core.errors import ReconcilerError, UsageError
 from reconciler.core.nix.store_path import StorePath
-from reconciler.core.profile.environment import CollisionError
 from reconciler.core.profile.names import ProfileId
-from reconciler.fleet import ask, delivery
+from reconciler.fleet import ask
 from reconciler.fleet.adoption import judged
 from reconciler.fleet.choosing import TARGET
 from reconciler.fleet.events import Observer, Phase
@@ -21,17 +21,21 @@ from reconciler.fleet.foresight import foresee, packages_of, told, wanted_paths,
 from reconciler.fleet.journal import Journal
 from reconciler.fleet.locking import require_locked
 from reconciler.fleet.outcomes import Event, State
-from reconciler.fleet.places import Crew, Crews, crews, fetch_there, placement, require_place
+from reconciler.fleet.places import fetch_there, placement, require_place
 from reconciler.fleet.plan import HostPlan, Plan, plan_host
 from reconciler.fleet.prepared import Prepared
 from reconciler.fleet.project import Project, who
-from reconciler.fleet.record import Recorder
 from reconciler.fleet.report import Report
 from reconciler.fleet.rollout import HostRun, Rollout, RunFacts
 from reconciler.fleet.select import Selection
 from reconciler.fleet.session import Session, probe_all
 from reconciler.fleet.systems import other_system
 from reconciler.fleet.targets import Targets, resolve
+
+if TYPE_CHECKING:
+    from reconciler.fleet.crews import Crew, Crews
+    from reconciler.fleet.delivery import Made
+    from reconciler.fleet.record import Recorder
 
 
 @dataclass(frozen=True)
@@ -112,6 +116,8 @@ def prepare(project: Project, request: DeployRequest, observer: Observer) -> Pre
 
 def execute(prepared: Prepared, observer: Observer) -> Report:
     """Carry the plan out; the report says how every host ended."""
+    from reconciler.fleet.record import Recorder
+
     with Recorder(prepared, Journal.of(prepared.project)) as recorder:
         runs = prepared.runs(observer)
         _deploy(prepared, runs, observer, recorder)
@@ -119,6 +125,8 @@ def execute(prepared: Prepared, observer: Observer) -> Report:
 
 
 def _deploy(prepared: Prepared, runs: list[HostRun], observer: Observer, recorder: Recorder) -> None:
+    from reconciler.fleet.crews import crews
+
     facts, project = prepared.facts, prepared.project
     with (
         project.open_store() as store,
@@ -154,7 +162,9 @@ def _realise(builders: Crews, prepared: Prepared, rollout: Rollout, observer: Ob
     observer.phase_ends(Phase.REALISE, _made(made, time.monotonic() - started))
 
 
-def _realise_for(crew: Crew, runs: list[HostRun], prepared: Prepared) -> delivery.Made:
+def _realise_for(crew: Crew, runs: list[HostRun], prepared: Prepared) -> Made:
+    from reconciler.core.profile.environment import CollisionError
+
     if not crew.realises:
         return _realise_ahead(crew, runs, prepared)
     try:
@@ -171,7 +181,7 @@ def _realise_for(crew: Crew, runs: list[HostRun], prepared: Prepared) -> deliver
     return made
 
 
-def _realise_ahead(crew: Crew, runs: list[HostRun], prepared: Prepared) -> delivery.Made:
+def _realise_ahead(crew: Crew, runs: list[HostRun], prepared: Prepared) -> Made:
     """Make what hosts that build for themselves are not to build. One whose part cannot be made is left out."""
     ahead = {run.plan.host: crew.ahead(run.plan.host, packages_of(prepared, run.plan)) for run in runs}
     made = crew.workshop.ahead([package for packages in ahead.values() for package in packages])
@@ -183,7 +193,7 @@ def _realise_ahead(crew: Crew, runs: list[HostRun], prepared: Prepared) -> deliv
     return made
 
 
-def _made(made: Sequence[delivery.Made], seconds: float) -> str:
+def _made(made: Sequence[Made], seconds: float) -> str:
     names = ", ".join(path.name.removesuffix(".drv") for one in made for path in one.built)
     failed = dict.fromkeys(error.message.split("\n", 1)[0] for one in made for error in one.failures.values())
     built = f"{names} built in {seconds:.1f} s" if names else ""
