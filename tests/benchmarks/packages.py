@@ -83,7 +83,8 @@ def build(work: Path) -> Sides:
 def our_build(root: Path, written: Written) -> Run:
     argv = [sys.executable, "-m", "reconciler", "build", "-i", str(written.inventory), "-j", str(JOBS), TOP]
     places = {f"XDG_{kind}_HOME": str(written.project / kind) for kind in ("STATE", "CACHE")}
-    inherited = {key: value for key, value in os.environ.items() if not key.startswith("RECONCILER_")}
+    # Without what somebody told Python for other work: an installed program has its bytecode.
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith(("RECONCILER_", "PYTHON"))}
     return run(argv, {**inherited, **places, "RECONCILER_STORE": str(root), "PYTHONPATH": str(SOURCE)})
 
 
