@@ -8,7 +8,7 @@ help:
 	@echo "make demo        a story on four throw-away hosts of this machine; make demo-down ends it"
 	@echo "make test        every test that this machine can run; as root: all of them"
 	@echo "make bench       the figures of docs/benchmarks.md"
-	@echo "make soak        the tests that take minutes"
+	@echo "make soak        the tests that take minutes, some of them with an aarch64 machine in qemu"
 	@echo "make faults      killed, out of space, out of power at every point: the figures of docs/reliability.md"
 	@echo "make fuzz        one minute of wrong input for every parser; longer: FUZZ_SECONDS=600"
 	@echo "make lint        ruff, mypy --strict and the import contracts"
@@ -29,7 +29,7 @@ bench:
 	@$(run) -m tests.benchmarks
 
 soak:
-	@.ci/setup test
+	@.ci/setup soak
 	@$(run) -m pytest -m slow $(PYTEST_ARGS)
 
 faults:
