@@ -57,6 +57,19 @@ def test_a_store_that_a_deployment_made_cannot_be_written_to_by_hand(operator: M
     assert len(mounts(host)) == 1, "made once, however often it is deployed"
 
 
+def test_a_store_that_a_build_made_is_ours_too(operator: MakeOperator) -> None:
+    """The host builds for others before anything is deployed to it."""
+    admin = operator(["web01"])
+    host = admin.fleet[0]
+    admin.run("build", "greet@1.0", "--build-on", "web01")
+    assert list((host.root / "nix/store").glob("*-greet-1.0"))
+    admin.want({"packages": ["greet@1.0"]})
+    admin.run("deploy", "--hosts", "web01")
+    assert refuses_writes(host)
+    admin.run("leave", "--hosts", "web01", "--yes")
+    assert os.listdir(host.root / "nix") == []
+
+
 def test_where_it_was_unmounted_or_the_host_was_started_again_the_next_switch_mounts_it(
     operator: MakeOperator,
 ) -> None:

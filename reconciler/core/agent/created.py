@@ -1,4 +1,4 @@
-"""What deployments made on a host that was not there before: /nix/var/reconciler/created.
+"""What we made on a host that was not there before: /nix/var/reconciler/created.
 
     first line     reconciler-created 1
     every other    the absolute path of a directory, or of a user's ~/.nix-profile, in the order of making
@@ -54,6 +54,21 @@ def made_store(host: Host) -> bool:
 
 def recorded(host: Host) -> bool:
     return os.path.exists(host.path(RECORD))
+
+
+def missing_state(host: Host) -> list[str]:
+    """Which of Nix's directories and ours are not there."""
+    state = ("/nix", STORE_DIR, "/nix/var/nix", OWN_STATE)
+    return [path for path in state if not os.path.isdir(host.path(path))]
+
+
+def note_store(host: Host) -> None:
+    """Before a store is opened for other work than a deployment, a build say: where there is none, the one that is made
+    is ours, whenever the first deployment comes."""
+    missing = missing_state(host)
+    if STORE_DIR in missing and not recorded(host):
+        fs.ensure_directory(host.own_state)
+        write(host, new_state(host, missing))
 
 
 def new_state(host: Host, missing: Iterable[str]) -> tuple[str, ...]:

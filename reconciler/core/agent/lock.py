@@ -13,7 +13,7 @@ import time
 
 from reconciler.core import fs
 from reconciler.core.agent import created, nix, recovery
-from reconciler.core.agent.host import NIX_STATE, OWN_STATE, Host
+from reconciler.core.agent.host import NIX_STATE, Host
 from reconciler.core.agent.messages import BeginRequest, Begun, LockOwner
 from reconciler.core.errors import FormatError, InternalError, RefusedError
 
@@ -33,7 +33,7 @@ def begin(host: Host, request: BeginRequest) -> Begun:
     host.session.host = request.host
     host.require_privilege()
     first = not host.managed
-    missing = [path for path in ("/nix", "/nix/store", "/nix/var/nix", OWN_STATE) if not os.path.isdir(host.path(path))]
+    missing = created.missing_state(host)
     fs.ensure_directory(host.own_state)
     lock = fs.FileLock(host.lock)
     _take(host, lock)

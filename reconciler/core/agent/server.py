@@ -7,7 +7,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from reconciler.core.agent import stopping, verbs
+from reconciler.core.agent import created, stopping, verbs
 from reconciler.core.agent.frames import PROTOCOL, Frame, Kind
 from reconciler.core.agent.host import Host
 from reconciler.core.agent.link import Link
@@ -44,6 +44,8 @@ class Session:
 
     def store(self, create: bool = False) -> Store:
         if self._store is None:
+            if create:
+                created.note_store(self.host)
             self._store = self.host.open_store(create)
         return self._store
 
