@@ -32,14 +32,16 @@ def profiles(project: Project, selection: Selection, store: Store, observer: Obs
 
 
 def packages(project: Project, references: Iterable[str], store: Store, observer: Observer) -> tuple[StorePath, ...]:
-    """What the package references mean on this machine's system, built when missing."""
+    """What the package references mean on this machine's system, built when missing; with the other outputs that are
+    here, which builds need that have such a package as input."""
     found = [project.resolver.resolve(reference, host_system()) for reference in references]
-    paths = tuple(path for package in found for path in package.paths)
+    wanted = {path for package in found for path in package.paths}
+    paths = tuple(dict.fromkeys(path for package in found for path in (*package.paths, *package.everything)))
     if found:
         # They shall outlive a collection that runs beside us, until they are in the cache.
         store.add_temp_roots(paths)
         _workshop(project, store, observer).build(found)
-    return paths
+    return tuple(path for path in paths if path in wanted or store.is_valid(path))
 
 
 def _make(project: Project, targets: Sequence[ProfileTarget], store: Store, observer: Observer) -> None:

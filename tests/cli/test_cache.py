@@ -144,6 +144,17 @@ def test_packages_and_hosts_are_built_when_they_are_missing(project: Path, capsy
     assert (project / "two/nix-cache-info").exists()
 
 
+def test_every_output_of_a_package_is_pushed_so_that_what_is_built_from_it_needs_no_build_of_it(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key(project, capsys)
+    recipe = "version: 1\ntoolchain: host\noutputs: [out, dev]\nbuild: mkdir $out $dev\n"
+    (project / "packages/library.yml").write_text(recipe)
+    assert run("reconciler", ["cache", "push", "--to", "one", "--key", "ours-1.secret", "--json", "library"]) == 0
+    names = [each["path"][44:] for each in json.loads(capsys.readouterr().out)["paths"]]
+    assert {"library-1", "library-1-dev"} <= set(names)
+
+
 def test_a_package_that_cannot_be_built_leaves_the_cache_as_it_was(
     project: Path, text: StorePath, capsys: pytest.CaptureFixture[str]
 ) -> None:
