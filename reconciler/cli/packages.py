@@ -34,7 +34,7 @@ def command(
     inventory: str | None,
 ) -> int:
     """`search` finds packages whose name holds NAME, `show` tells versions, systems and outputs of one, `tree` what it
-    refers to; `new` writes a first recipe, from a URL, from a file beside the recipes, or a sample;
+    refers to; `new` writes a first recipe, from a URL, pypi:PROJECT, a file beside the recipes, or a sample;
     `toolchain` pins the Debian packages of a toolchain to what this machine's mirrors have now. Talks to no host."""
     from reconciler.cli.context import project_of
     from reconciler.cli.options import Login
@@ -118,5 +118,8 @@ def _new(project: Any, name: str, source: str | None, output: Any) -> int:
     recipe.write_text(made.recipe, encoding="utf-8")
     for path in written:
         output.data(os.path.relpath(path))
+    for each in made.needs:
+        if not (folder / f"{each}.yml").exists():
+            output.note(f"next     reconciler packages new {each} pypi:{each}")
     output.note(f"next     reconciler build {name}")
     return int(ExitStatus.OK)

@@ -25,18 +25,29 @@ def fetch(spec: PypiSpec) -> Path:
     return kept
 
 
+def newest(wanted: str, directory: Path) -> Path:
+    """The wheel of `PROJECT`, or `PROJECT==VERSION`, that this machine's Python takes, fetched into an empty directory;
+    StoreError when there is none."""
+    return _pip(wanted, directory)[0]
+
+
 def _download(spec: PypiSpec, directory: Path) -> Path:
     wanted = f"{spec.project}=={spec.version}"
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", *_tags(spec.file)]
-    command += ["--disable-pip-version-check", "--quiet", "--dest", str(directory), wanted]
-    done = run(command, DEADLINE)
-    if done.status != 0:
-        raise StoreError(f"pip cannot fetch {wanted}:\n{done.last_lines(3)}", hint="is there a wheel of that version?")
-    files = sorted(directory.iterdir())
+    # Which Python it is for, the recipe says; which it needs, matters to the builder's.
+    files = _pip(wanted, directory, "--ignore-requires-python", *_tags(spec.file))
     if [file.name.lower() for file in files] != [spec.file.lower()]:
         there = ", ".join(file.name for file in files) or "nothing"
         raise StoreError(f"pip fetched {there} for {wanted}, not {spec.file}", hint="say which one with `file:`")
     return files[0]
+
+
+def _pip(wanted: str, directory: Path, *options: str) -> list[Path]:
+    """What pip fetches; StoreError when it fails."""
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", *options]
+    done = run([*command, "--disable-pip-version-check", "--quiet", "--dest", str(directory), wanted], DEADLINE)
+    if done.status != 0:
+        raise StoreError(f"pip cannot fetch {wanted}:\n{done.last_lines(3)}", hint="is there a wheel of that version?")
+    return sorted(directory.iterdir())
 
 
 def _tags(file: str) -> list[str]:
