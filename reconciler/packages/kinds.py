@@ -3,7 +3,7 @@
 autotools    ./configure --prefix=$out, make, make install: the standard builder's own default
 script       one file becomes bin/NAME; `runtime` packages come first on its PATH
 files        what is prebuilt: `install` says where each file or directory goes; without it an archive is installed
-             as it is, and a single file as bin/NAME
+             as it is, and a single file as bin/NAME. A wheel is an archive too, and says `install`
 python-app   wheels: modules go to lib/python, entry points become bin/...; the modules of inputs that are
              python-apps are found too, each in its own store path
 """
@@ -37,8 +37,18 @@ chmod 755 "$out/bin/$pname"
 """
 
 
-def files(install: Mapping[str, str]) -> str:
-    """The build of prebuilt files; `install`: from where each comes, by where it goes, both relative."""
+# The standard builder takes a wheel for a file. It is read by Python, which a host that builds has.
+_WHEELS = """if ! python=$(command -v python3); then
+    echo "a wheel is unpacked by python3, of the builder or as an input" >&2
+    exit 1
+fi
+for each in *.whl; do "$python" -I -S -m zipfile -e "$each" .; done
+"""
+
+
+def files(install: Mapping[str, str], wheels: bool = False) -> str:
+    """The build of prebuilt files; `install`: from where each comes, by where it goes, both relative; `wheels`: they
+    lie in wheels."""
     if not install:
         return f"""if [ -n "$directory" ]; then
     mkdir -p "$out"
@@ -57,7 +67,7 @@ fi
         lines.append(f"cp -R {source} {place}")
         if parent.name in ("bin", "sbin", "libexec"):
             lines.append(f"chmod 755 {place}")
-    return "\n".join(lines) + "\n"
+    return (_WHEELS if wheels else "") + "\n".join(lines) + "\n"
 
 
 def wrong_place(path: str) -> str:

@@ -60,6 +60,7 @@ from reconciler.packages.specs import (
     SourceSpec,
     UrlSpec,
     Variant,
+    is_wheel,
 )
 from reconciler.packages.stage import variable_name
 from reconciler.packages.written import WrittenPatch, WrittenRecipe, WrittenSource, WrittenVersion, find, read
@@ -74,6 +75,7 @@ _PYPI = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
 _TOOLCHAINS = "write `toolchain: debian-12`, or `toolchain: host`"
 _STRIP = re.compile(r"[0-9]")
 _FEATURE_HINT = "letters, digits and _ . - : kvm, big-parallel, benchmark, nixos-test, …"
+_WHEEL_HINT = "`install: {bin/NAME: FILE IN THE WHEEL}` says what is taken out of it; `kind: python-app` installs all"
 _DEBIAN = re.compile(r"[a-z0-9][a-z0-9+.\-]+")
 
 # Variables that a build script relies on, and that an input of that name would hide.
@@ -150,7 +152,7 @@ class _Reader:
             version=version,
             sources=sources,
             inputs=self._inputs(merged, "inputs") + self._inputs(merged, "runtime"),
-            build=self._build(merged),
+            build=self._build(merged, wheels=any(is_wheel(source) for source in sources)),
             position=position,
             outputs=self._outputs(merged),
             check=merged.get("check") or "",
@@ -160,7 +162,7 @@ class _Reader:
             features=self._features(merged),
         )
 
-    def _build(self, merged: _Merged) -> str:
+    def _build(self, merged: _Merged, wheels: bool) -> str:
         kind, build = merged.get("kind"), merged.get("build")
         for key in ("runtime", "install"):
             if merged.get(key) is not None and key not in kinds.KEYS.get(kind or "", ()):
@@ -178,7 +180,9 @@ class _Reader:
             for path in (*install, *install.values()):
                 if wrong := kinds.wrong_place(path):
                     self._fault(merged.place("install"), wrong)
-            return kinds.files(install)
+            if wheels and not install:
+                self._fault(merged.place("kind"), "a wheel needs `install`", _WHEEL_HINT)
+            return kinds.files(install, wheels)
         return kinds.PYTHON_BUILD if kind == kinds.PYTHON else ""
 
     def _outputs(self, merged: _Merged) -> tuple[str, ...]:

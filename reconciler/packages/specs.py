@@ -74,6 +74,13 @@ class GitSpec:
 SourceSpec = PathSpec | UrlSpec | DebianSpec | PypiSpec | GitSpec
 
 
+def is_wheel(source: SourceSpec) -> bool:
+    """Whether a source is a wheel, by its name."""
+    if isinstance(source, GitSpec):
+        return False
+    return (source.path.name if isinstance(source, PathSpec) else source.file).endswith(".whl")
+
+
 @dataclass(frozen=True)
 class Input:
     """A reference to another package, and where it stands."""

@@ -93,6 +93,20 @@ def test_without_install_an_archive_is_installed_as_it_is(project: Project, stor
     assert [path.name for path in real.iterdir()] == ["a.css"]
 
 
+def test_a_prebuilt_program_is_taken_out_of_a_wheel(project: Project, store: Store) -> None:
+    name, _ = wheel(project.inventory / "packages", "tool", {"tool-1.0.data/scripts/tool": "prebuilt", "other.py": ""})
+    write(
+        project, "tool", f"kind: files\nsource: {{path: {name}}}\ninstall: {{bin/tool: tool-1.0.data/scripts/tool}}\n"
+    )
+    real = Path(store.real(build(project, store, "tool").output))
+    assert [str(path.relative_to(real)) for path in real.rglob("*") if path.is_file()] == ["bin/tool"]
+    assert (real / "bin/tool").stat().st_mode & 0o111
+    write(project, "whole", f"kind: files\nsource: {{path: {name}}}\n")
+    with pytest.raises(Faults) as error:
+        load(project.inventory / "packages/whole.yml", "whole.yml")
+    assert error.value.errors[0].message == "whole.yml:3:1: a wheel needs `install`"
+
+
 def test_what_belongs_into_other_outputs_is_moved_there(project: Project, store: Store, nix: RealNix) -> None:
     write(
         project,
