@@ -116,7 +116,7 @@ def _kind_of_file(path: Path) -> str:
 
 
 def _version(file: str) -> str:
-    found = _VERSION.search(_ARCHIVE.sub("", file))
+    found = _VERSION.search(_ARCHIVE.sub("", file).removesuffix(".orig"))
     return found[1] if found else "1.0"
 
 

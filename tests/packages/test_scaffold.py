@@ -54,8 +54,9 @@ def test_a_file_tells_its_kind(folder: Path, file: str, text: str, kind: str) ->
 
 
 def test_a_file_tells_its_version_and_may_be_named_as_it_is_called_in_the_folder(folder: Path) -> None:
-    (folder / "lib-3.1.tar.xz").write_text("")
-    assert scaffold("lib", "lib-3.1.tar.xz", folder).recipe.startswith("version: 3.1\n")
+    for name in ("lib-3.1.tar.xz", "lib_3.1.orig.tar.gz"):
+        (folder / name).write_text("")
+        assert scaffold("lib", name, folder).recipe.startswith("version: 3.1\n")
 
 
 METADATA = """\
