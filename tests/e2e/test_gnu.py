@@ -14,10 +14,8 @@ from reconciler.core.nix.store_path import StorePath
 from reconciler.core.store.store import Store
 from reconciler.packages import downloads
 from tests.e2e.operator import Operator
-from tests.e2e.test_build_on import built_in, held, other_store
 from tests.hosts.fixture import MakeFleet
 from tests.hosts.host import Fleet, TestHost
-from tests.oracle import RealNix
 from tests.packages import bare
 
 pytestmark = [pytest.mark.root, pytest.mark.nix, pytest.mark.network]
@@ -34,7 +32,7 @@ Admin = Callable[..., Operator]
 @pytest.fixture
 def administrator(fleet: MakeFleet, tmp_path: Path) -> Admin:
     """Somebody with a copy of inventories/gnu, and hosts of its names where `lab up` would put them."""
-    return lambda *names: _administrator(fleet(list(names)), tmp_path)
+    return lambda *names: administrator_of(fleet(list(names)), tmp_path)
 
 
 @pytest.fixture
@@ -42,7 +40,7 @@ def admin(administrator: Admin) -> Operator:
     return administrator("gnu01", "gnu02")
 
 
-def _administrator(hosts: Fleet, tmp_path: Path) -> Operator:
+def administrator_of(hosts: Fleet, tmp_path: Path) -> Operator:
     inventory = tmp_path / "gnu"
     shutil.copytree(INVENTORY, inventory, ignore=shutil.ignore_patterns(".lab"))
     (inventory / ".lab").mkdir()
@@ -149,48 +147,3 @@ def test_jq_and_less_run_with_libraries_and_terminals_of_the_store_alone(adminis
     assert "terminal is not fully functional" in unknown
     admin.run("build", "jq", "less", "--check", timeout=900)
     admin.verify()
-
-
-@pytest.mark.slow
-def test_hello_is_the_same_built_here_there_on_a_third_host_and_substituted(administrator: Admin) -> None:
-    """The whole of it, compiler and C library from Debian's packages, by one command each."""
-    admin = administrator("gnu01", "gnu02", "gnu03", "gnu04", "build01")
-    inventory = Path(admin.environment["RECONCILER_INVENTORY"])
-    hosts = {host.name: host for host in admin.fleet}
-    settings = {
-        "ansible_user": "root",
-        "ansible_ssh_common_args": "-F '{{ inventory_dir }}/.lab/ssh_config'",
-        "desired": {"packages": ["hello"]},
-    }
-    (inventory / "hosts.yml").write_text(json.dumps({"all": {"vars": settings, "hosts": dict.fromkeys(hosts)}}))
-
-    here = admin.store
-    admin.run("deploy", "--hosts", "gnu01", "--build-on", "controller", timeout=420)
-    assert "hello-2.10" in built_in(here)
-    admin.run("key", "generate", "test-1", "--out", str(admin.home))
-    pushed = ["cache", "push", "--to", str(admin.home / "cache"), "--key", str(admin.home / "test-1.secret")]
-    admin.run(*pushed, "hello")
-
-    there = other_store(admin, "store-target")
-    admin.run("deploy", "--hosts", "gnu02", "--build-on", "target", timeout=420)
-    assert "hello-2.10" in built_in(hosts["gnu02"].root)
-    assert built_in(there) == []
-
-    third = other_store(admin, "store-third")
-    admin.run("deploy", "--hosts", "gnu03", "--build-on", "build01", timeout=420)
-    assert built_in(hosts["build01"].root) == ["hello-2.10"]
-    assert "hello-2.10" not in {*built_in(third), *built_in(hosts["gnu03"].root)}
-
-    substituted = other_store(admin, "store-cache")
-    key = (admin.home / "test-1.public").read_text().strip()
-    (admin.directory / "reconciler.yml").write_text(f'caches: [{{url: "file://{admin.home}/cache", key: "{key}"}}]\n')
-    admin.run("deploy", "--hosts", "gnu04", timeout=420)
-    assert "hello-2.10" not in {*built_in(substituted), *built_in(hosts["gnu04"].root)}
-
-    wanted = held(hosts["gnu01"])
-    assert {name.partition("-")[2] for name in wanted} >= {"hello-2.10", "debian-12-libc"}
-    for name in ("gnu01", "gnu02", "gnu03", "gnu04"):
-        assert held(hosts[name]) == wanted, name
-        assert hosts[name].run("/run/current-system/sw/bin/hello").stdout == HELLO
-    for store in (here, third, substituted):
-        RealNix(store).verify()
