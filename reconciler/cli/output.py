@@ -6,6 +6,8 @@ import contextlib
 import json
 import os
 import re
+import select
+import signal
 import sys
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -46,6 +48,7 @@ class Output:
         """Ask on stderr and read a line from stdin; EOFError at its end. Only `ask` calls this."""
         self.err.write(visible(text))
         self.err.flush()
+        _wait_for_line()
         line = sys.stdin.readline()
         if not line:
             raise EOFError
@@ -101,3 +104,22 @@ def is_terminal(stream: TextIO) -> bool:
 def colours(stream: TextIO) -> bool:
     """Whether `stream` takes colour: a terminal that is no dumb one, and https://no-color.org."""
     return is_terminal(stream) and not os.environ.get("NO_COLOR") and os.environ.get("TERM", "dumb") != "dumb"
+
+
+def _wait_for_line() -> None:
+    """Until there is something to read, or a signal has been dealt with. One that comes just before a read blocks would
+    be noticed after the answer, which nobody types any more who has typed Ctrl-C."""
+    try:
+        terminal = sys.stdin.fileno()
+    except OSError:  # an object that only reads like a file
+        return
+    woken, wake = os.pipe()
+    os.set_blocking(wake, False)
+    before = signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+    try:
+        while terminal not in select.select([terminal, woken], [], [])[0]:
+            os.read(woken, 1)
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(woken)
+        os.close(wake)

@@ -71,7 +71,9 @@ def test_the_same_bits_come_out_wherever_a_package_is_made(operator: MakeOperato
     assert "here built user-environment\n" in said
     assert built_in(hosts["build01"].root) == made
     assert not set(made) & set(built_in(third)) | set(built_in(hosts["web03"].root))
-    assert not (hosts["build01"].root / "nix/var/reconciler").exists(), "a builder is not managed for that"
+    # That the store is ours is written down; a builder is not managed for that.
+    assert os.listdir(hosts["build01"].root / "nix/var/reconciler") == ["created"]
+    assert "build01   nothing: this host is not managed" in admin.run("gc", "--hosts", "build01", "--yes").stdout
 
     substituted = other_store(admin, "store-cache")
     key = (admin.home / "test-1.public").read_text().strip()

@@ -88,7 +88,12 @@ class Host:
 
     @property
     def managed(self) -> bool:
-        return os.path.isdir(self.own_state)
+        """Whether a deployment was begun here, and not undone whole. A build for others writes down that the store is
+        ours (created.py), and manages nothing."""
+        try:
+            return os.listdir(self.own_state) != ["created"]
+        except OSError:
+            return False
 
     def stage_root(self, profile: str) -> str:
         """The collector's root of what is staged for `profile`: `system`, `default`, `user/NAME`, and for a path

@@ -206,7 +206,7 @@ class ObserveRequest(Message):
 class Observation(Message):
     """What a probe found of one host. Sizes in bytes.
 
-    `system` is Nix's word (`x86_64-linux`). `managed`: /nix/var/reconciler is there. `nix`: version of a real Nix on
+    `system` is Nix's word (`x86_64-linux`). `managed`: a deployment was begun there. `nix`: version of a real Nix on
     the host, else empty. `running` and `booted`: where /run/current-system and /run/booted-system lead, else empty.
     `problems`: what makes the host unfit for any deploy (no sqlite3, /nix read-only, ...), one sentence each.
     `nixos`: the host runs NixOS.

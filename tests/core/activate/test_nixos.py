@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import sys
+import shutil
 from pathlib import Path
 
 import pytest
@@ -106,6 +106,7 @@ from reconciler.core.activate import nixos_program
 from reconciler.core.agent import mounts
 from reconciler.core.errors import ReconcilerError
 import os
+import shutil
 os.makedirs("/nix/store", exist_ok=True)
 outside = mounts.enter("/nix/store").descriptor
 for action in ("test", "boot", "fail", "twice"):
@@ -121,7 +122,7 @@ case $1 in
     boot) grep -q ' /seen ' /proc/1/mountinfo && echo "the host sees the mount" > /said; cat /said ;;
     fail) echo "a unit failed"; exit 4 ;;
     twice) exec python3 -c 'import sys; sys.path.insert(0, sys.argv[1]); from reconciler.core.activate import \
-nixos_program as n; n.run("/top", "test", None)' "$(cat /project)" ;;
+nixos_program as n; n.run("/top", "test", None)' /project ;;
 esac
 cp /proc/self/cgroup /cgroup
 """
@@ -134,10 +135,11 @@ def test_real_systemd_starts_it_as_a_unit_in_the_namespace_of_the_host(tmp_path:
     program = extra / "top/bin/switch-to-configuration"
     program.write_text(f"#!/bin/sh\n{_SAYS}")
     program.chmod(0o755)
-    (extra / "project").write_text(str(PROJECT))
+    # Its own copy: of the machine's directories, a container has another /tmp.
+    shutil.copytree(PROJECT / "reconciler/core", extra / "project/reconciler/core")
     (extra / "in-systemd.py").write_text(_IN_SYSTEMD)
     out = boot(
-        tmp_path, extra, f"systemctl start dbus; {sys.executable} -I /in-systemd.py {PROJECT}; cat /cgroup /said"
+        tmp_path, extra, "systemctl start dbus; /usr/bin/python3 -I -B /in-systemd.py /project; cat /cgroup /said"
     )
     assert f"/{nixos_program.UNIT}.service" in out
     assert "the host sees the mount" in out
