@@ -21,6 +21,7 @@ class Came(enum.Enum):
     NOT_DONE = "not done"
     RUNS = "half done: what runs is the new one, the profile is the old one"
     SET = "half done: the profile is the new one, what runs is not"
+    HALF = "half done: its system may be half started, and another may boot"
     OTHER = "something else: neither what it was nor what was planned"
 
 
@@ -63,6 +64,8 @@ class Aftermath:
 
 def _came(change: ProfileChangePlan, action: Action, runs: str, found: Observation) -> Came:
     state = found.profile(str(change.profile))
+    if state is not None and state.cut_off:
+        return Came.HALF
     current = state.current if state is not None else None
     is_set = (current.path if current else "") == change.to
     concerns_running = change.profile.is_system and action.activates

@@ -221,7 +221,7 @@ def _left_by_us(state: ProfileState, empty: Target) -> bool:
 
 
 def _runs(profile: ProfileId, target: Target, state: ProfileState, observed: Observation) -> bool:
-    if state.current is None or state.current.path != target.path or not state.complete:
+    if state.current is None or state.current.path != target.path or not state.complete or state.cut_off:
         return False
     return not profile.is_system or observed.running == target.path
 

@@ -104,6 +104,9 @@ def _findings(host: str, observed: Observation) -> Iterable[Finding]:
             label = ProfileId.parse(state.profile).label
             text = f"{label} {state.current.number}: its closure is not complete on the host"
             yield Finding("store", text, f"deploy --hosts {host}")
+        if state.cut_off:
+            text = "a switch of NixOS was cut off: its system may be half started, and another may boot"
+            yield Finding("cut off", text, f"deploy --hosts {host}")
     system = observed.profile("system")
     if system and system.current and not system.changed_outside and observed.running != system.current.path:
         runs = observed.running or "nothing"

@@ -25,6 +25,13 @@ top=$(dirname "$(dirname "$(readlink -f "$0")")")
 fault=$(cat "$top/fault")
 echo "$1 $(cat "$top/nixos-version") of $(cat "$(readlink -f /nix/var/nix/profiles/system)/nixos-version")" \
     >> /var/log/switches
+if [ -e "/etc/killed-at-$1" ]; then
+    rm "/etc/killed-at-$1"
+    for process in /proc/[0-9]*; do
+        case $(tr '\0' ' ' < "$process/cmdline") in *python*' -I -S '*) kill -9 "${process#/proc/}" ;; esac
+    done
+    exit 1
+fi
 case $1:$fault in
     boot:boot) echo "cannot install the boot loader" >&2; exit 1 ;;
     boot:*) mkdir -p /boot; readlink -f /nix/var/nix/profiles/system > /boot/default ;;
@@ -200,6 +207,47 @@ def test_where_the_one_before_does_not_come_up_either_that_is_said(nixos: Operat
     (host.root / "etc/disk-is-full").unlink()
     nixos.run("deploy", "--hosts", "web01", "--yes", "--adopt")
     assert (version(host, SYSTEM_PROFILE), version(host, "/run/current-system"), boots(host)) == ("24.05",) * 3
+
+
+@pytest.mark.parametrize("killed_at", ["test", "boot"])
+def test_a_switch_that_was_cut_off_is_told_and_made_whole(nixos: Operator, killed_at: str) -> None:
+    host = nixos.fleet[0]
+    (host.root / f"etc/killed-at-{killed_at}").touch()
+    say(nixos, "24.05")
+    (report,) = nixos.json("deploy", "--hosts", "web01", "--yes", "--adopt", status=6)["hosts"]
+    assert (report["state"], "half done: its system may be half started, and another may boot" in report["detail"]) == (
+        "unknown",
+        True,
+    ), report
+    assert boots(host) == "24.04"
+    switches(host)
+    told = nixos.run("status", "--hosts", "web01").stdout
+    assert "a switch of NixOS was cut off: its system may be half started, and another may boot" in told
+    # Whatever the profile is and what runs seems to be: all of it is done again. One user's packages settle nothing.
+    nixos.want({"nixos": FROM_FLAKE, "users": {"alice": {"packages": ["tally"]}}})
+    nixos.run("deploy", "--hosts", "web01", "--users", "alice", "--yes")
+    assert switches(host) == []
+    plan = " ".join(nixos.run("plan", "--hosts", "web01", "--adopt").stdout.split())
+    if killed_at == "boot":
+        assert "generation 2 is set already; it is activated again" in plan
+    nixos.run("deploy", "--hosts", "web01", "--yes", "--adopt")
+    assert switches(host)[-2:] == [f"test 24.05 of 24.0{4 + (killed_at == 'boot')}", "boot 24.05 of 24.05"]
+    assert (version(host, SYSTEM_PROFILE), version(host, "/run/current-system"), boots(host)) == ("24.05",) * 3
+    assert "cut off" not in nixos.run("status", "--hosts", "web01").stdout
+    nixos.run("deploy", "--hosts", "web01")
+    assert switches(host) == []
+
+
+def test_a_first_system_that_does_not_come_up_is_not_said_to_be_put_back(operator: MakeOperator) -> None:
+    admin = operator(["web01"])
+    host = admin.fleet[0]
+    (host.root / "etc/NIXOS").touch()
+    say(admin, "24.05", "units")
+    admin.want({"nixos": FROM_FLAKE})
+    (report,) = admin.json("deploy", "--hosts", "web01", "--yes", status=6)["hosts"]
+    assert report["state"] == "unknown"
+    assert "and it could not be undone: there is no system that ran before it" in report["detail"]
+    assert not (host.root / SYSTEM_PROFILE[1:]).exists()
 
 
 def test_boot_leaves_what_runs_and_test_leaves_what_boots(nixos: Operator) -> None:

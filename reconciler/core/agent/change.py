@@ -15,7 +15,7 @@ import sys
 import time
 from typing import Callable
 
-from reconciler.core.activate import current_system, host_files, nixos, nixos_program
+from reconciler.core.activate import current_system, host_files, nixos
 from reconciler.core.agent import created, history, lock, mounts, profiles, recovery, stage
 from reconciler.core.agent.action import Action
 from reconciler.core.agent.host import Host
@@ -27,6 +27,7 @@ from reconciler.core.agent.messages import (
     SwitchReply,
     SwitchRequest,
 )
+from reconciler.core.agent.nixos_switch import NixosSwitch
 from reconciler.core.agent.profiles import Found
 from reconciler.core.errors import FormatError, ReconcilerError, RefusedError, RevertedError, StoreError, UnsettledError
 from reconciler.core.nix.store_path import STORE_DIR, StorePath
@@ -157,38 +158,40 @@ class _Switch:
     # One time for what is intended and what is told, so that recovery knows the one by the other.
     when: float = field(default_factory=time.time)
     undoing: list[Callable[[], None]] = field(default_factory=list)
-    # Whether something was started or stopped, so that to undo it is more than to leave it.
-    activated: bool = False
+    system: NixosSwitch | None = None  # there once the system of a NixOS host is being switched
 
     def run(self, changes: tuple[_Change, ...]) -> tuple[Switched, ...]:
-        is_nixos = nixos.is_host(self.host.root)
         made = [change for change in changes if self.action.sets_profile and not change.is_none]
         if made:
             recovery.intend(self.host, [self._entry(change, self._intended(change)) for change in made])
         try:
-            if not is_nixos:  # which has PATH, and whatever else these are for
+            if not nixos.is_host(self.host.root):  # which has PATH, and whatever else these are for
                 self._install_host_files()
                 self._protect_store()
             for change in changes:
-                if change.found.profile.is_system and not is_nixos:
-                    self._put_to_work(change.wanted.to)
-                elif change.found.profile.is_system:
-                    self._activate_nixos(change, change in made)
+                if change.found.profile.is_system:
+                    self._activate(change)
             switched = [self._change(change, change in made) for change in changes]
-            if is_nixos:
-                self._have_booted(made)
+            if self.system is not None:
+                self.system.have_booted()
             self._tell(switched, made)
         except BaseException as error:
             self._undo(error)
-            if self.activated and isinstance(error, ReconcilerError):
+            if self._activated and isinstance(error, ReconcilerError):
                 raise RevertedError(error.message, error.hint) from error
             raise
         self._tidy(changes)
         return tuple(switched)
 
+    @property
+    def _activated(self) -> bool:
+        return self.system is not None and self.system.activated
+
     def _tidy(self, changes: tuple[_Change, ...]) -> None:
         """Take away what is only needed until the history tells it. The switch stands: what cannot be taken away now
         (a broken disk) says the same as the history does, and the next deployment takes it away."""
+        if self.system is not None:
+            self.system.done()
         with contextlib.suppress(OSError):
             recovery.done(self.host)
         for change in changes:
@@ -204,8 +207,10 @@ class _Switch:
                 failed.append(str(another))
         if failed:
             # The record of what was intended stays: the next deployment finds out what came of it.
-            kind = UnsettledError if self.activated else StoreError
+            kind = UnsettledError if self._activated else StoreError
             raise kind(f"{error}; and it could not be undone: {'; '.join(failed)}") from error
+        if self.system is not None:
+            self.system.undone()
         with contextlib.suppress(OSError):
             recovery.done(self.host)
 
@@ -255,33 +260,13 @@ class _Switch:
         elif current_system.raw_target(self.host.root) != target:
             current_system.activate(target, self.host.root)
 
-    def _activate_nixos(self, change: _Change, made: bool) -> None:
-        """Have the system that is wanted run, by its own program. What it leaves undone on a failure nobody knows, so
-        the one before is activated again whatever came of it."""
-        running, wanted = current_system.running(self.host.root), change.wanted.to
-        if self.action.activates and wanted != running:
-            if running:
-                self.undoing.append(lambda: self._nixos(running, "test"))
-            self.activated = True
-            try:
-                self._nixos(wanted, "test")
-            except RefusedError:  # before it did anything
-                self.activated = False
-                self.undoing = []
-                raise
+    def _activate(self, change: _Change) -> None:
+        if not nixos.is_host(self.host.root):
+            self._put_to_work(change.wanted.to)
+            return
         before = change.found.current
-        if made and before is not None:
-            # Undone after the profile is: what boots is what the profile then is. Before it is done, as all of these.
-            self.undoing.append(lambda: self._nixos(before.path, "boot"))
-
-    def _have_booted(self, made: list[_Change]) -> None:
-        for change in made:
-            if change.found.profile.is_system:
-                self._nixos(change.wanted.to, "boot")
-
-    def _nixos(self, toplevel: str, action: str) -> None:
-        outside = self.host.session.outside
-        nixos_program.run(toplevel, action, outside.descriptor if outside else None, self.host.root)
+        self.system = NixosSwitch(self.host, self.action, before.path if before else "", change.wanted.to, self.undoing)
+        self.system.activate()
 
     def _change(self, change: _Change, wanted: bool) -> Switched:
         found = change.found

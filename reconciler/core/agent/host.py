@@ -74,6 +74,16 @@ class Host:
         return self.path(f"{OWN_STATE}/switching")
 
     @property
+    def activating(self) -> str:
+        """The record that a NixOS system is being activated (nixos_switch)."""
+        return self.path(f"{OWN_STATE}/activating")
+
+    @property
+    def cut_off(self) -> bool:
+        """Whether a switch of the host's NixOS system has begun and not ended."""
+        return os.path.lexists(self.activating)
+
+    @property
     def nix_version(self) -> str:
         """Where the version of the host's own Nix is kept: asking it takes longer than all the rest of a probe."""
         return self.path(f"{OWN_STATE}/nix-version")

@@ -161,7 +161,8 @@ class ProfileState(Message):
     `link`: where the profile stands (`/nix/var/nix/profiles/system`; for a user where ~/.nix-profile points).
     `current`: None when there is no such profile yet. `highest`: the highest generation's number (0: none), and where
     it points, which decides what the next one is called. `packages`: the store paths its environment was made of, empty
-    where that cannot be told. `complete`: the current generation's closure is valid in the host's store.
+    where that cannot be told. `complete`: the current generation's closure is valid in the host's store. `cut_off`: its
+    switch was begun and never ended, so it is to be activated again (nixos_switch).
     `last`: the newest line of the history for this profile; when `current` is not `last.after`, something else
     changed the profile. `undone`: store paths whose latest mention in the history is their rollback (see
     history.undone). `problem`: why this profile cannot be deployed (no such account, a home that is not mounted, a
@@ -176,6 +177,7 @@ class ProfileState(Message):
     highest_path: str
     packages: tuple[str, ...] = ()
     complete: bool = True
+    cut_off: bool = False
     last: Optional[HistoryEntry] = None
     undone: tuple[HistoryEntry, ...] = ()
     problem: str = ""

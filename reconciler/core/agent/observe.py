@@ -158,6 +158,7 @@ def _state(host: Host, store: _Questions, found: Found, entries: tuple[HistoryEn
         highest_path=found.generations[-1].path if found.generations else "",
         packages=_packages(host, found.profile, found.current.path if found.current else ""),
         complete=found.current is None or store.complete(found.current.path),
+        cut_off=found.profile.is_system and host.cut_off,
         last=last,
         undone=history.undone(entries, profile),
         problem=found.problem,
