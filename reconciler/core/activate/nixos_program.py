@@ -39,14 +39,14 @@ def run(toplevel: str, action: str, outside: int | None, root: str = "/") -> Non
     """Have a system do `test` or `boot`. `outside`: the descriptor of the host's mount namespace, where this process
     has left it.
 
-    RefusedError when the system can only be booted into; StoreError, with the last lines of what was said, for all
-    else that went wrong.
+    RefusedError, and nothing was done, when the system can only be booted into, or when such a program is at work
+    already; StoreError, with the last lines of what was said, for all else that went wrong.
     """
     program = [f"{toplevel}/{PROGRAM}", action]
     if _has_systemd(outside, root):
-        # A unit of this name that is still there is a switch that is still under way: it is refused by systemd.
+        _check_ended(outside, root)
         options = ["--collect", "--no-ask-password", "--pipe", "--quiet", "--service-type=exec", "--wait"]
-        program = [_systemd_run(root), *options, f"--unit={UNIT}", *program]
+        program = [_program_of("systemd-run", root), *options, f"--unit={UNIT}", *program]
     status, said = _run(program, outside, root, DEADLINE)
     if status == 0:
         return
@@ -60,20 +60,31 @@ def run(toplevel: str, action: str, outside: int | None, root: str = "/") -> Non
     raise StoreError(f"{what}: {_WHY.get(status, 'it failed')} (status {status}){told}")
 
 
-def _systemd_run(root: str) -> str:
-    """The host's path of systemd-run; empty where there is none."""
+def _program_of(name: str, root: str) -> str:
+    """The host's path of one of systemd's programs; empty where there is none."""
     for directory in _PATH.split(":"):
-        if os.access(under(root, f"{directory}/systemd-run"), os.X_OK):
-            return f"{directory}/systemd-run"
+        if os.access(under(root, f"{directory}/{name}"), os.X_OK):
+            return f"{directory}/{name}"
     return ""
 
 
 def _has_systemd(outside: int | None, root: str) -> bool:
     """Whether a systemd runs the host and starts units for us; in some containers it does not."""
-    program = _systemd_run(root)
+    program = _program_of("systemd-run", root)
     if not program or not os.path.isdir(under(root, "/run/systemd/system")):
         return False
     return _run([program, "--collect", "--quiet", "--wait", "true"], outside, root, _TRIED)[0] == 0
+
+
+def _check_ended(outside: int | None, root: str) -> None:
+    """A unit outlives the agent that started it. RefusedError while one does."""
+    command = [_program_of("systemctl", root), "show", "--property=ActiveState", "--value", UNIT]
+    said = _run(command, outside, root, _TRIED)[1]
+    if said and said[0] not in ("inactive", "failed"):
+        raise RefusedError(
+            f"an earlier switch of the system is still at work ({UNIT}.service is {said[0]})",
+            f"wait until it ends (systemctl status {UNIT} on the host), then deploy again",
+        )
 
 
 def _run(command: list[str], outside: int | None, root: str, deadline: float) -> tuple[int, list[str]]:
