@@ -117,7 +117,10 @@ def _wait_for_line() -> None:
     os.set_blocking(wake, False)
     before = signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
     try:
-        while terminal not in select.select([terminal, woken], [], [])[0]:
+        waiting = select.poll()  # unlike select, it takes any descriptor: a large fleet's logins have the low ones
+        waiting.register(terminal, select.POLLIN)
+        waiting.register(woken, select.POLLIN)
+        while terminal not in dict(waiting.poll()):
             os.read(woken, 1)
     finally:
         signal.set_wakeup_fd(before)

@@ -8,7 +8,7 @@ import select
 import subprocess
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from reconciler.core.errors import LinkLostError, UnreachableError
 from reconciler.inventory.desired import ConnectionSettings
@@ -80,7 +80,7 @@ class LocalChannel:
         with self._reading:
             until = time.monotonic() + timeout
             while self._open and not self._closed:
-                ready, _, _ = select.select([*self._open, self._wake], [], [], max(0.0, until - time.monotonic()))
+                ready = _ready([*self._open, self._wake], [], max(0.0, until - time.monotonic()))
                 if self._wake in ready:
                     break
                 if not ready:
@@ -96,8 +96,7 @@ class LocalChannel:
         while view:
             if self._closed or self._input_ended:
                 raise LinkLostError("the agent is gone")
-            _, ready, _ = select.select([self._wake], [self._stdin], [], timeout)
-            if not ready:
+            if self._stdin not in _ready([self._wake], [self._stdin], timeout):
                 raise LinkLostError(f"the agent took nothing for {timeout:.0f} s")
             try:
                 view = view[os.write(self._stdin, view) :]
@@ -109,7 +108,7 @@ class LocalChannel:
     def writable(self) -> bool:
         if self._closed or self._input_ended:
             return False
-        return bool(select.select([], [self._stdin], [], 0)[1])
+        return bool(_ready([], [self._stdin], 0))
 
     def end_input(self) -> None:
         if not self._input_ended:
@@ -145,6 +144,17 @@ class LocalChannel:
     def __del__(self) -> None:
         for descriptor in (self._wake, self._waker) if hasattr(self, "_waker") else ():
             os.close(descriptor)
+
+
+def _ready(readable: Iterable[int], writable: Iterable[int], timeout: float) -> list[int]:
+    """Which of these can be read or written, or have ended, within `timeout` seconds. Unlike select, poll takes any
+    descriptor: the logins of a large fleet have the low ones."""
+    waiting = select.poll()
+    for descriptor in readable:
+        waiting.register(descriptor, select.POLLIN)
+    for descriptor in writable:
+        waiting.register(descriptor, select.POLLOUT)
+    return [descriptor for descriptor, _ in waiting.poll(timeout * 1000)]
 
 
 def _user() -> str:
