@@ -56,6 +56,15 @@ class Login:
 
 
 @dataclass(frozen=True)
+class Profiles:
+    """--system, --users and --profiles; none of them is every profile."""
+
+    system: bool = False
+    users: str | None = None
+    profiles: str | None = None
+
+
+@dataclass(frozen=True)
 class Choice:
     """--hosts, -l, --system, --users and --profiles."""
 
@@ -87,14 +96,23 @@ def login_options(function: F) -> F:
     return inventory_option(function)
 
 
+def profile_options(function: F) -> F:
+    """Options that become one `Profiles` (see `profiles_of`)."""
+    for option in (
+        click.option("--profiles", metavar="PATTERN", help="Only these of `profiles:`, e.g. 'default,/opt/*'."),
+        click.option("--users", metavar="PATTERN", help="Only these users' profiles, e.g. 'dep*,alice'."),
+        click.option("--system", is_flag=True, help="Only the system's profile (with --users: also it)."),
+    ):
+        function = option(function)
+    return function
+
+
 def choice_options(hosts_help: str, required: bool = False) -> Callable[[F], F]:
     """Options that become one `choice: Choice` (see `gathered`)."""
 
     def decorate(function: F) -> F:
+        function = profile_options(function)
         for option in (
-            click.option("--profiles", metavar="PATTERN", help="Only these of `profiles:`, e.g. 'default,/opt/*'."),
-            click.option("--users", metavar="PATTERN", help="Only these users' profiles, e.g. 'dep*,alice'."),
-            click.option("--system", is_flag=True, help="Only the system's profile (with --users: also it)."),
             click.option("-l", "--limit", metavar="PATTERN", help="Of those hosts, only these."),
             click.option("--hosts", metavar="PATTERN", required=required, help=hosts_help),
         ):
@@ -154,6 +172,11 @@ def login_of(values: dict[str, Any]) -> Login:
     """Take the login options out of a command's arguments."""
     names = ("inventory", "user", "ask_become_pass", "forks", "verbose")
     return Login(**{name: values.pop(name) for name in names})
+
+
+def profiles_of(values: dict[str, Any]) -> Profiles:
+    """Take the options that choose profiles out of a command's arguments."""
+    return Profiles(**{name: values.pop(name) for name in ("system", "users", "profiles")})
 
 
 def choice_of(values: dict[str, Any]) -> Choice:

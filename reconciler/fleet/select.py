@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from reconciler.core.errors import UsageError
-from reconciler.core.profile.names import ProfileId
+from reconciler.core.profile.names import ProfileId, selects
 from reconciler.inventory.inventory import Inventory
 from reconciler.inventory.names import did_you_mean
 
@@ -37,12 +37,14 @@ class Selection:
             )
         return limited
 
-    def require_declared(self, inventory: Inventory, hosts: Sequence[str]) -> None:
+    def require_declared(self, inventory: Inventory, hosts: Sequence[str], managed: Collection[ProfileId] = ()) -> None:
         """UsageError for a part of `users` or `profiles` that names nothing which the inventory declares on these
-        hosts."""
+        hosts, nor one of the `managed` profiles that they have."""
         desired = [inventory.desired(host) for host in hosts]
-        _require("user", self.users, {user for each in desired for user in each.users})
-        _require("profile", self.profiles, {place for each in desired for place in each.places})
+        users = {user for each in desired for user in each.users} | {one.user for one in managed if one.user}
+        places = {place for each in desired for place in each.places} | {one.place for one in managed if one.place}
+        _require("user", self.users, users)
+        _require("profile", self.profiles, places)
 
     @property
     def everything(self) -> bool:
@@ -50,12 +52,13 @@ class Selection:
         return not self.system and self.users is None and self.profiles is None
 
     def includes(self, profile: ProfileId) -> bool:
-        if self.everything:
-            return True
-        if profile.is_system:
-            return self.system
-        name, patterns = (profile.user, self.users) if profile.user else (profile.place, self.profiles)
-        return patterns is not None and any(fnmatch.fnmatchcase(name, part.strip()) for part in patterns.split(","))
+        return selects(profile, self.system, self.users, self.profiles)
+
+    @property
+    def single(self) -> bool:
+        """Whether no more than one profile of a host can be meant."""
+        named = [each for each in (self.users, self.profiles) if each is not None]
+        return len(named) + self.system == 1 and not any(set("*?[,") & set(each) for each in named)
 
 
 def _require(kind: str, patterns: str | None, names: Collection[str]) -> None:

@@ -6,12 +6,13 @@ store, on which the same is done without a login.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any, Protocol
 
+from reconciler.core import values
 from reconciler.core.agent.messages import (
     COLLECTED_NAMES,
     FINDINGS,
@@ -23,8 +24,9 @@ from reconciler.core.agent.messages import (
     VerifyReply,
     VerifyRequest,
 )
-from reconciler.core.errors import ExitStatus, worst
-from reconciler.core.profile.prune import Retention
+from reconciler.core.errors import ExitStatus, UsageError, worst
+from reconciler.core.profile.names import ProfileId
+from reconciler.core.profile.prune import Form, Retention
 from reconciler.core.store import gc, optimise, verify
 from reconciler.core.store.gc import GcOptions, GcResult
 from reconciler.core.store.store import Store
@@ -61,9 +63,9 @@ def telling(heard: Heard, host: str) -> Callable[[Mapping[str, Any]], None]:
 
 @dataclass
 class Cleaning(Foreseen[CollectReply]):
-    """What a gc would delete. `keep`: the retention of each host; `store`: the controller's own, if that is meant."""
+    """What a gc would delete. `requests`: what each host is asked; `store`: the controller's own, if that is meant."""
 
-    keep: Mapping[str, Retention] = field(default_factory=dict)
+    requests: Mapping[str, CollectRequest] = field(default_factory=dict)
     store: Store | None = None
 
     def __exit__(
@@ -75,23 +77,54 @@ class Cleaning(Foreseen[CollectReply]):
 
 
 def prepare_gc(
-    project: Project, selection: Selection, asked: Retention | None, forks: int | None, heard: Heard
+    project: Project, selection: Selection, asked: Retention | Form | None, forks: int | None, heard: Heard
 ) -> Cleaning:
-    """Ask every selected host what would go; nothing is changed. `asked` stands for whatever the inventory says."""
+    """Ask every selected host what would go; nothing is changed. `asked` stands for whatever the inventory says.
+    UsageError when no host has a profile that is named."""
     names = selection.names(project.inventory)
     keep = {name: asked or project.inventory.desired(name).keep or project.settings.keep for name in names}
+    requests = {name: _request(name, how, selection) for name, how in keep.items()}
     logins = Logins.of(project, names, forks)
 
     def foresee(session: Session) -> HostResult[CollectReply]:
-        how = keep[session.host]
-        request = CollectRequest(True, who(), session.host, how.generations, how.days)
-        return _planned(session.host, session.agent.collect(request, telling(heard, session.host)))
+        reply = session.agent.collect(requests[session.host], telling(heard, session.host))
+        return _planned(session.host, reply)
 
     hosts = logins.foresee(foresee)
+    try:
+        _require_there(project, selection, hosts)
+    except UsageError:
+        logins.__exit__(None, None, None)
+        raise
     going = [host.host for host in hosts if host.stage is Stage.PLANNED]
     protected = [name for name in names if project.inventory.protected(name)]
     generations = sum(len(one.goes) for host in hosts if host.reply for one in host.reply.profiles)
-    return Cleaning(hosts, about_gc(going, generations, selection.hosts, protected), logins, keep)
+    return Cleaning(hosts, about_gc(going, generations, selection.hosts, protected), logins, requests)
+
+
+def _request(host: str, how: Retention | Form, selection: Selection) -> CollectRequest:
+    """What a host is asked what would go by."""
+    kept = how if isinstance(how, Retention) else Retention()
+    delete = how.words if isinstance(how, Form) else ()
+    return CollectRequest(
+        True,
+        who(),
+        host,
+        kept.generations,
+        kept.days,
+        delete=delete,
+        system=selection.system,
+        users=selection.users,
+        places=selection.profiles,
+    )
+
+
+def _require_there(project: Project, selection: Selection, hosts: Sequence[HostResult[CollectReply]]) -> None:
+    """UsageError for a part of the selection that is nowhere; none while a host could not say what it has."""
+    replies = [host.reply for host in hosts if host.reply is not None]
+    if len(replies) == len(hosts):
+        managed = [ProfileId.parse(one.profile) for reply in replies for one in reply.profiles]
+        selection.require_declared(project.inventory, [host.host for host in hosts], managed)
 
 
 def _planned(host: str, reply: CollectReply) -> HostResult[CollectReply]:
@@ -105,8 +138,7 @@ def execute_gc(cleaning: Cleaning, heard: Heard) -> tuple[HostResult[CollectRepl
     def delete(host: str, foreseen: CollectReply) -> CollectReply:
         if cleaning.store is not None:
             return _collect_here(cleaning.store, False, heard)
-        how = cleaning.keep[host]
-        request = CollectRequest(False, who(), host, how.generations, how.days, foreseen.profiles)
+        request = values.replace(cleaning.requests[host], check=False, expect=foreseen.profiles)
         return cleaning.logins.sessions[host].agent.collect(request, telling(heard, host))
 
     return cleaning.execute(delete, "gc")

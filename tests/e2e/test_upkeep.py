@@ -101,6 +101,43 @@ def test_generations_and_what_only_they_kept_go_and_a_rollback_is_still_exact(op
     assert host.run("bash -lc 'greet; tally'", "alice").stdout == "hello from words 1.0\ntally\n"
 
 
+def test_generations_that_are_named_go_and_nix_lists_the_others(operator: MakeOperator) -> None:
+    admin = operator(["web01", "web02"])
+    for desired in (ONE, TWO, ONE, THREE, TWO):
+        deploy(admin, desired)
+    one, two = admin.fleet["web01"], admin.fleet["web02"]
+    gc = ("gc", "--hosts", "web*", "--system", "--delete-generations")
+
+    shown = admin.run(*gc, "2,3,9", "--check")
+    assert shown.stdout.count("  system   2 generations go: 2 (just now), 3 (just now); 3 kept\n") == 2
+    assert shown.stdout.count("  system   there is no generation 9\n") == 2
+    assert "would have asked: Delete 4 generations and what nothing keeps on 2 hosts?" in (
+        admin.run(*gc, "2,3,9", status=2).stderr
+    )
+    assert generations(one, f"{PROFILES}/system") == [1, 2, 3, 4, 5]
+    done = admin.json(*gc, "2,3,9", "--yes")["hosts"]
+    assert [[each["number"] for each in host["profiles"][0]["goes"]] for host in done] == [[2, 3], [2, 3]]
+    for host in (one, two):
+        assert generations(host, f"{PROFILES}/system") == [1, 4, 5]
+        assert generations(host, f"{PROFILES}/per-user/alice/profile") == [1, 2, 3]
+
+    # What is the current one on a host is refused there, and goes elsewhere.
+    admin.run("rollback", "--hosts", "web01", "--system", "--to", "4", "--yes")
+    refused = admin.json(*gc, "4", "--yes", status=7)["hosts"]
+    assert [host["state"] for host in refused] == ["failed", "done"]
+    assert refused[0]["error"] == "system: generation 4 is the current one"
+    assert (generations(one, f"{PROFILES}/system"), generations(two, f"{PROFILES}/system")) == ([1, 4, 5], [1, 5])
+
+    wrong = admin.run("gc", "--hosts", "web*", "--users", "alcie", "--delete-generations", "old", status=2).stderr
+    assert "--users 'alcie' matches no user of these hosts\nhint:  did you mean 'alice'?" in wrong
+    # Nix agrees with what is left of both forms, and collects no more.
+    told = admin.run("gc", "--hosts", "web02", "--delete-generations", "old", "--yes").stdout
+    assert "1 generation is gone: 1 (just now); 1 kept" in told
+    assert two.nix("nix-env", "-p", f"{PROFILES}/system", "--delete-generations", "old").returncode == 0
+    assert two.nix("nix-store", "--gc").stdout.startswith("0 store paths deleted")
+    assert two.run("bash -lc 'greet; tally'", "alice").stdout == "hello from words 2.0\ntally\n"
+
+
 def test_a_gc_and_a_deploy_at_the_same_time_do_each_other_no_harm(operator: MakeOperator) -> None:
     admin = operator(["web01"])
     host = admin.fleet[0]

@@ -36,6 +36,22 @@ def test_profiles_take_part_as_they_are_selected_and_none_is_emptied_because_it_
     assert request.empties is empties
 
 
+@pytest.mark.parametrize(
+    ("selection", "single"),
+    [
+        (Selection("all"), False),
+        (Selection("all", system=True), True),
+        (Selection("all", users="alice"), True),
+        (Selection("all", profiles="/opt/tools"), True),
+        (Selection("all", system=True, users="alice"), False),
+        (Selection("all", users="alice,bob"), False),
+        (Selection("all", profiles="/opt/*"), False),
+    ],
+)
+def test_only_a_name_without_patterns_means_a_single_profile(selection: Selection, single: bool) -> None:
+    assert selection.single is single
+
+
 def test_a_build_for_no_host_is_not_made_on_its_targets() -> None:
     with pytest.raises(UsageError, match="--action build stays on the controller"):
         DeployRequest(Selection("all"), Action.BUILD, "target")

@@ -26,10 +26,11 @@ from reconciler.core.agent.messages import (
 )
 from reconciler.core.agent.profiles import Found
 from reconciler.core.agent.progress import Progress
+from reconciler.core.errors import RefusedError
 from reconciler.core.profile import generations as numbered
 from reconciler.core.profile import prune
-from reconciler.core.profile.names import ProfileId
-from reconciler.core.profile.prune import Needed, Retention
+from reconciler.core.profile.names import ProfileId, selects
+from reconciler.core.profile.prune import Form, Needed, Retention
 from reconciler.core.store import gc
 from reconciler.core.store.gc import GcEvent, GcOptions, GcResult
 
@@ -58,10 +59,8 @@ def collect(session: Session, request: CollectRequest) -> None:
 
 
 def _foreseen(host: Host, store: Store, request: CollectRequest, progress: Progress) -> CollectReply:
-    retention = Retention(request.keep_generations, request.keep_days)
     entries = recovery.entries(host)
-    found = _managed(host, entries)
-    pruned = tuple(_to_go(host, one, entries, retention) for one in found)
+    pruned = tuple(_to_go(host, one, entries, request) for one in _managed(host, entries, request))
     links = tuple(name for one in pruned for name in _links(host, one))
     result = gc.collect(store, GcOptions(dry_run=True, without=links), _heard(progress))
     return _reply(pruned, result)
@@ -70,8 +69,9 @@ def _foreseen(host: Host, store: Store, request: CollectRequest, progress: Progr
 def _done(host: Host, store: Store, request: CollectRequest, progress: Progress) -> CollectReply:
     entries = recovery.entries(host)
     wanted = {one.profile: one for one in request.expect}
-    found = [one for one in _managed(host, entries) if str(one.profile) in wanted]
-    pruned = tuple(_prune(host, one, wanted[str(one.profile)], entries) for one in found)
+    found = [one for one in _managed(host, entries, request) if str(one.profile) in wanted]
+    by_number = bool(request.delete) and Form.parse(request.delete).by_number
+    pruned = tuple(_prune(host, one, wanted[str(one.profile)], _needed(host, one, entries), by_number) for one in found)
     return _reply(pruned, gc.collect(store, GcOptions(), _heard(progress)))
 
 
@@ -90,8 +90,9 @@ def _heard(progress: Progress) -> gc.OnGcEvent:
 # --- generations ------------------------------------------------------------------------------------------------------
 
 
-def _managed(host: Host, entries: tuple[HistoryEntry, ...]) -> list[Found]:
-    return [profiles.find(host, each) for each in sorted({ProfileId.parse(entry.profile) for entry in entries})]
+def _managed(host: Host, entries: tuple[HistoryEntry, ...], request: CollectRequest) -> list[Found]:
+    known = sorted({ProfileId.parse(entry.profile) for entry in entries})
+    return [profiles.find(host, each) for each in known if selects(each, request.system, request.users, request.places)]
 
 
 def _needed(host: Host, found: Found, entries: tuple[HistoryEntry, ...]) -> Needed:
@@ -101,20 +102,23 @@ def _needed(host: Host, found: Found, entries: tuple[HistoryEntry, ...]) -> Need
     last = history.latest(entries, profile)
     # A deployment may have more than one line for a profile: its undoing leads to what stood before the first.
     latest = [entry for entry in entries if last and (entry.profile, entry.deployment) == (profile, last.deployment)]
-    paths = {stage.staged_path(host, profile)}
+    paths = {stage.staged_path(host, profile): "is staged"}
     if found.profile.is_system:
-        paths |= {current_system.running(host.root), current_system.booted(host.root)}
+        paths[current_system.booted(host.root)] = "was booted"
+        paths[current_system.running(host.root)] = "runs now"
     mine = [entry for entry in entries if entry.profile == profile]
-    back = {profiles.recorded(entry.before) for entry in (*latest[:1], *mine[:1])} - {None}
+    back = {profiles.recorded(entry.before): "is what `reconciler leave` goes back to" for entry in mine[:1]}
+    back |= {profiles.recorded(entry.before): "is what undoing the latest change goes back to" for entry in latest[:1]}
     used = [(one, entry.when) for entry in mine for one in (entry.before, entry.after) if one is not None]
+    kept = found.current.path if found.current else ""  # stays by the current generation, whatever else leads there
     return Needed(
-        frozenset(paths - {""}),
-        frozenset(one for one in back if one is not None),
+        {path: why for path, why in paths.items() if path not in ("", kept)},
+        {one: why for one, why in back.items() if one is not None},
         tuple((numbered.Recorded(one.number, one.path), when) for one, when in used),
     )
 
 
-def _to_go(host: Host, found: Found, entries: tuple[HistoryEntry, ...], retention: Retention) -> PrunedProfile:
+def _to_go(host: Host, found: Found, entries: tuple[HistoryEntry, ...], request: CollectRequest) -> PrunedProfile:
     if found.problem:
         return PrunedProfile(str(found.profile), found.link, note=found.problem)
     base = os.path.basename(found.link)
@@ -123,11 +127,30 @@ def _to_go(host: Host, found: Found, entries: tuple[HistoryEntry, ...], retentio
         numbered.Generation(one.number, one.path, one.created, one.current, f"{base}-{one.number}-link")
         for one in by_number.values()
     ]
-    going = prune.superfluous(there, retention, _needed(host, found, entries), time.time())
-    without = found.generations and not any(one.current for one in found.generations)
-    note = "no generation is the current one, so all are kept" if without and not retention.keeps_everything else ""
+    needed = _needed(host, found, entries)
+    try:
+        going, note = _chosen(there, request, needed) if there else ([], "")
+    except RefusedError as error:
+        raise RefusedError(f"{found.profile.label}: {error.message}", error.hint) from None
     goes = tuple(Generation(one.number, one.path, one.created, False) for one in going)
     return PrunedProfile(str(found.profile), found.link, goes, len(there) - len(goes), note)
+
+
+def _chosen(
+    there: list[numbered.Generation], request: CollectRequest, needed: Needed
+) -> tuple[list[numbered.Generation], str]:
+    """What is to go of a profile's generations, and what is to be said of it. Only numbers can be refused: whatever
+    else is asked for is asked of many profiles, and one without a current generation keeps all."""
+    form = Form.parse(request.delete) if request.delete else None
+    retention = Retention(request.keep_generations, request.keep_days)
+    if form is None and retention.keeps_everything:
+        return [], ""
+    if not any(one.current for one in there) and not (form and form.by_number):
+        return [], "no generation is the current one, so all are kept"
+    if form is None:
+        return prune.superfluous(there, retention, needed, time.time()), ""
+    going, notes = prune.asked(there, form, needed, time.time())
+    return going, "; ".join(notes)
 
 
 def _links(host: Host, one: PrunedProfile) -> list[str]:
@@ -136,19 +159,20 @@ def _links(host: Host, one: PrunedProfile) -> list[str]:
     return [*links, *(host.path(link) for link in links)]
 
 
-def _prune(host: Host, found: Found, wanted: PrunedProfile, entries: tuple[HistoryEntry, ...]) -> PrunedProfile:
+def _prune(host: Host, found: Found, wanted: PrunedProfile, needed: Needed, by_number: bool) -> PrunedProfile:
+    """`by_number`: what goes was asked for by its number, so also what could be gone back to."""
     if found.problem:
         return PrunedProfile(wanted.profile, found.link, note=found.problem)
-    needed = _needed(host, found, entries)
     doomed = [
         GenerationRef(one.number, one.path)
         for one in wanted.goes
-        if numbered.Recorded(one.number, one.path) not in needed.generations
+        if by_number or numbered.Recorded(one.number, one.path) not in needed.generations
     ]
-    gone = profiles.prune(host, found, doomed, needed.paths) if doomed else ()
+    gone = profiles.prune(host, found, doomed, tuple(needed.paths)) if doomed else ()
     goes = tuple(one for one in wanted.goes if GenerationRef(one.number, one.path) in gone)
     stayed = len(wanted.goes) - len(goes)
-    note = f"{stayed} of them have become needed meanwhile, or were gone" if stayed else ""
+    meanwhile = f"{stayed} of them have become needed meanwhile, or were gone" if stayed else ""
+    note = "; ".join(filter(None, (wanted.note, meanwhile)))
     return PrunedProfile(
         wanted.profile, found.link, goes, len({one.number for one in found.generations}) - len(goes), note
     )

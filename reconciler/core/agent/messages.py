@@ -574,7 +574,8 @@ class LeaveReply(Message):
 @value
 class PrunedProfile(Message):
     """What goes of one profile's generations. `kept`: how many stay; `goes` is oldest first, each with its age's
-    beginning (`created`). `note`: why none goes where something is at fault, else empty."""
+    beginning (`created`). `note`: what is at fault where none goes, and why what was asked for stays; else
+    empty."""
 
     profile: str
     link: str
@@ -587,7 +588,8 @@ class PrunedProfile(Message):
 class CollectRequest(Message):
     """Delete generations of the profiles that deployments manage, and then what no root keeps.
 
-    `keep_generations` and `keep_days`: see prune.Retention; with neither no generation goes. `check`: only say what
+    `keep_generations` and `keep_days`: see prune.Retention; with neither no generation goes. `delete`: see prune.Form;
+    it stands for both. `system`, `users` and `places`: of which profiles, see names.selects. `check`: only say what
     would go. Else the generations in `expect` go, which was said then, less what has become needed meanwhile.
     """
 
@@ -597,6 +599,10 @@ class CollectRequest(Message):
     keep_generations: Optional[int] = None
     keep_days: Optional[int] = None
     expect: tuple[PrunedProfile, ...] = ()
+    delete: tuple[str, ...] = ()
+    system: bool = False
+    users: Optional[str] = None
+    places: Optional[str] = None
 
 
 @value

@@ -69,6 +69,19 @@ class ProfileId:
 ProfileId.SYSTEM = ProfileId()
 
 
+def selects(profile: ProfileId, system: bool, users: str | None, places: str | None) -> bool:
+    """Whether a profile is among those meant. `users` and `places` are patterns, with commas between them; where none
+    of the three is given, every profile is meant."""
+    if not system and users is None and places is None:
+        return True
+    if profile.is_system:
+        return system
+    import fnmatch  # a probe has no need of it
+
+    name, patterns = (profile.user, users) if profile.user else (profile.place, places)
+    return patterns is not None and any(fnmatch.fnmatchcase(name, part.strip()) for part in patterns.split(","))
+
+
 def place_problem(place: str) -> str:
     """Why a text cannot say where a profile stands; empty for `default` and for a path that can."""
     if place == DEFAULT:

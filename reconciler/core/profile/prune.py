@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from reconciler.core.errors import RefusedError, UsageError
@@ -54,6 +54,18 @@ class Form:
                 raise UsageError(f"'{word}' is not the number of a generation", _FORMS)
         return cls("these", numbers=tuple(sorted({int(word) for word in words})))
 
+    @property
+    def by_number(self) -> bool:
+        """Whether single generations are named."""
+        return self.kind == "these"
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """What `parse` reads as this form."""
+        if self.kind == "these":
+            return tuple(map(str, self.numbers))
+        return ({"old": "old", "beyond": f"+{self.amount}", "days": f"{self.amount}d"}[self.kind],)
+
 
 def _amount(digits: str, word: str, what: str, most: int = 2**32 - 1) -> int:
     if not _COUNT.fullmatch(digits) or not 1 <= int(digits) <= most:
@@ -82,11 +94,16 @@ class Retention:
 @value
 class Needed:
     """What stays whatever a retention says. `paths`: what runs, was booted, or is staged. `generations`: recorded ones
-    that are still to be gone back to. `used`: the moments at which a generation is known to have been current."""
+    that are still to be gone back to. Each says why, so that "it ..." is a sentence. `used`: the moments at which a
+    generation is known to have been current."""
 
-    paths: frozenset[str] = frozenset()
-    generations: frozenset[Recorded] = frozenset()
+    paths: Mapping[str, str] = field(default_factory=dict)
+    generations: Mapping[Recorded, str] = field(default_factory=dict)
     used: tuple[tuple[Recorded, float], ...] = field(default=())
+
+    def why(self, one: Generation) -> str:
+        """Why a generation stays; empty for one that need not."""
+        return self.paths.get(one.path) or self.generations.get(one.recorded, "")
 
 
 def chosen(generations: Sequence[Generation], form: Form, now: float) -> list[Generation]:
@@ -95,7 +112,7 @@ def chosen(generations: Sequence[Generation], form: Form, now: float) -> list[Ge
     current = next((one.number for one in generations if one.current), None)
     if current is None:
         raise RefusedError("no generation is the current one, so none is deleted", "switch to one first")
-    if form.kind == "these":
+    if form.by_number:
         if current in form.numbers:
             raise RefusedError(f"generation {current} is the current one", "switch to another one, or leave it out")
         return [one for one in generations if one.number in form.numbers]
@@ -110,6 +127,28 @@ def chosen(generations: Sequence[Generation], form: Form, now: float) -> list[Ge
     since = now - form.amount * DAY
     inactive = _inactive(descending, since)
     return [one for one in generations if one in inactive and one.number != current]
+
+
+def asked(
+    generations: Sequence[Generation], form: Form, needed: Needed, now: float
+) -> tuple[list[Generation], tuple[str, ...]]:
+    """What may go of what a form means, and what is to be said of it. What is needed stays, and is named; but numbers
+    are meant as they are said: what is only there to be gone back to goes then.
+
+    RefusedError as by `chosen`, and for the number of what runs, was booted or is staged.
+    """
+    meant = chosen(generations, form, now)
+    if not form.by_number:
+        reasons = {one.number: needed.why(one) for one in meant}
+        notes = tuple(f"{number} stays: it {why}" for number, why in reasons.items() if why)
+        return [one for one in meant if not reasons[one.number]], notes
+    for one in meant:
+        if one.path in needed.paths:
+            raise RefusedError(f"generation {one.number}: it {needed.paths[one.path]}", "leave it out")
+    there = {one.number for one in meant}
+    none = [f"there is no generation {number}" for number in form.numbers if number not in there]
+    lost = [f"{one.number}: it {needed.why(one)}" for one in meant if needed.why(one)]
+    return meant, (*lost, *none)
 
 
 def superfluous(
@@ -130,11 +169,7 @@ def superfluous(
         going &= {one.link for one in _inactive(list(reversed(generations)), since)}
         lately = _used_since(needed.used, since)
         going -= {one.link for one in generations if one.recorded in lately}
-    return [
-        one
-        for one in generations
-        if one.link in going and one.path not in needed.paths and one.recorded not in needed.generations
-    ]
+    return [one for one in generations if one.link in going and not needed.why(one)]
 
 
 def _inactive(descending: Iterable[Generation], since: float) -> list[Generation]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,6 +22,7 @@ from reconciler.core.agent.messages import (
 from reconciler.core.errors import RefusedError, StoreError
 from reconciler.core.nix.store_path import StorePath
 from reconciler.core.profile.generations import Profile
+from reconciler.core.values import replace
 from tests.conftest import make_writable
 from tests.core.agent.agents import agent, messages
 from tests.core.agent.hosts import begin, make_host, stage_all, switch, to
@@ -141,6 +143,70 @@ def test_what_runs_was_booted_or_is_staged_stays(host: Host) -> None:
     _, done = collected(host)
     assert going(done)["system"] == [4]
     assert going(done)["user/alice"] == [1, 2, 3, 4]
+
+
+def named(*words: str, **choice: Any) -> CollectRequest:
+    """What deletes the generations that the words mean."""
+    return CollectRequest(True, "deployer", "web01", delete=words, **choice)
+
+
+def deleted(host: Host, request: CollectRequest) -> tuple[CollectReply, CollectReply]:
+    """What would go by that, and what went."""
+    with agent(Path(host.root)) as client:
+        shown = client.collect(request)
+        done = client.collect(replace(request, check=False, expect=shown.profiles))
+    return shown, done
+
+
+@pytest.mark.nix
+def test_generations_that_are_named_go_of_the_profile_that_is_meant(host: Host) -> None:
+    for version in (1, 2, 3, 4, 5):
+        deploy(host, version)
+    shown, done = deleted(host, named("2", "9", system=True))
+    assert going(shown) == going(done) == {"system": [2]}
+    assert [one.profiles[0].note for one in (shown, done)] == ["there is no generation 9"] * 2
+    assert (set(shown.deleted), shown.freed) == (set(done.deleted), done.freed)
+    assert (numbers(host, "system"), numbers(host, "user/alice")) == ([1, 3, 4, 5], [1, 2, 3, 4, 5])
+
+    # Also what could be gone back to, when it is named; else it stays, and that is said.
+    shown, done = deleted(host, named("old", users="al*"))
+    assert going(shown) == going(done) == {"user/alice": [1, 2, 3]}
+    assert done.profiles[0].note == "4 stays: it is what undoing the latest change goes back to"
+    _, done = deleted(host, named("4", users="alice"))
+    assert (going(done), numbers(host, "user/alice")) == ({"user/alice": [4]}, [5])
+    _, done = deleted(host, named("+3"))
+    assert going(done) == {"system": [1], "user/alice": []}
+
+
+@pytest.mark.nix
+def test_a_number_that_must_stay_is_refused_and_nothing_goes(host: Host) -> None:
+    systems = [deploy(host, version)[0] for version in (1, 2, 3, 4)]
+    booted = Path(host.path("/run/booted-system"))
+    booted.unlink(missing_ok=True)
+    booted.symlink_to(str(systems[0]))
+    begin(host)
+    stage_all(host, {"system": systems[1]})
+    lock.release(host)
+    refused = {
+        ("1", "3"): "system: generation 1: it was booted",
+        ("2",): "system: generation 2: it is staged",
+        ("4",): "system: generation 4 is the current one",
+    }
+    with agent(Path(host.root)) as client:
+        for words, said in refused.items():
+            with pytest.raises(RefusedError, match=said):
+                client.collect(named(*words, system=True))
+        system = Path(host.system_profile)
+        system.unlink()
+        system.symlink_to("system-9-link")
+        with pytest.raises(RefusedError, match="system: no generation is the current one"):
+            client.collect(named("3", system=True))
+        (one,) = client.collect(named("old", system=True)).profiles
+        assert (one.goes, one.note) == ((), "no generation is the current one, so all are kept")
+        system.unlink()
+        system.symlink_to("system-4-link")
+        assert client.collect(named("3", users="bob")).profiles == ()
+    assert numbers(host, "system") == [1, 2, 3, 4]
 
 
 @pytest.mark.nix

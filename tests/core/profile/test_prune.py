@@ -171,19 +171,19 @@ RETENTIONS = {
     "what runs, was booted or is staged stays": (
         Retention(generations=1),
         6,
-        Needed(paths=frozenset({"/nix/store/2", "/nix/store/4"})),
+        Needed({"/nix/store/2": "runs", "/nix/store/4": "was booted"}),
         [1, 3, 5],
     ),
     "what a rollback goes back to stays": (
         Retention(generations=1),
         6,
-        Needed(generations=frozenset({Recorded(5, "/nix/store/5")})),
+        Needed(generations={Recorded(5, "/nix/store/5"): "is gone back to"}),
         [1, 2, 3, 4],
     ),
     "a number that now leads elsewhere is another generation": (
         Retention(generations=1),
         6,
-        Needed(generations=frozenset({Recorded(5, "/nix/store/old")})),
+        Needed(generations={Recorded(5, "/nix/store/old"): "is gone back to"}),
         [1, 2, 3, 4, 5],
     ),
     "an old one that was gone back to lately was active": (
@@ -213,6 +213,38 @@ def test_a_generation_that_is_younger_than_its_number_says_is_not_old() -> None:
 def test_a_retention_keeps_at_least_one(numbers: tuple[int | None, int | None]) -> None:
     with pytest.raises(ValueError, match="keeps nothing"):
         Retention(*numbers)
+
+
+NEEDED = Needed({"/nix/store/2": "was booted"}, {Recorded(3, "/nix/store/3"): "is gone back to"})
+
+FORMS = {
+    "old: what is needed stays, and is named": (
+        "old",
+        [1, 5, 6],
+        ("2 stays: it was booted", "3 stays: it is gone back to"),
+    ),
+    "+1: the same": ("+1", [1], ("2 stays: it was booted", "3 stays: it is gone back to")),
+    "2d: the same": ("2d", [1], ("2 stays: it was booted", "3 stays: it is gone back to")),
+    "numbers: what could be gone back to goes, and what is not there is named": (
+        "1 3 9",
+        [1, 3],
+        ("3: it is gone back to", "there is no generation 9"),
+    ),
+}
+
+
+@pytest.mark.parametrize(("words", "numbers", "notes"), FORMS.values(), ids=FORMS.keys())
+def test_what_is_asked_to_go_stays_where_it_is_needed(words: str, numbers: list[int], notes: tuple[str, ...]) -> None:
+    form = Form.parse(words.split())
+    assert Form.parse(form.words) == form
+    going, said = prune.asked(made(DAYS, 4), form, NEEDED, NOW)
+    assert ([one.number for one in going], said) == (numbers, notes)
+
+
+@pytest.mark.parametrize(("words", "said"), [("1 2", "generation 2: it was booted"), ("4", "4 is the current one")])
+def test_the_number_of_what_runs_is_refused(words: str, said: str) -> None:
+    with pytest.raises(RefusedError, match=said):
+        prune.asked(made(DAYS, 4), Form.parse(words.split()), NEEDED, NOW)
 
 
 def test_what_has_become_needed_meanwhile_is_not_removed(stored: Stored, tmp_path: Path) -> None:
