@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 from reconciler.core.errors import ReconcilerError
 from reconciler.core.store.store import Store
+from reconciler.fleet.building_there import BuiltThere
 from reconciler.fleet.choosing import Makers, Placement
-from reconciler.fleet.delivery import BuiltThere, FromHere, Workshop
+from reconciler.fleet.delivery import FromHere, Workshop
 from reconciler.fleet.direct import Direct
 from reconciler.fleet.events import Observer
 from reconciler.fleet.foresight import packages_of

@@ -8,15 +8,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from reconciler.core.agent.messages import MissingRequest, PathMessage, RealiseRequest
 from reconciler.core.agent.paths import to_message
 from reconciler.core.build.events import BuildEvent, BuildLimits, BuildOptions
 from reconciler.core.build.realise import BuildsError, realise
-from reconciler.core.errors import BuildError, InternalError, ReconcilerError, StoreError
+from reconciler.core.errors import ReconcilerError, StoreError
 from reconciler.core.nix import nar
-from reconciler.core.nix.hashes import Hash
 from reconciler.core.nix.store_path import StorePath
-from reconciler.core.profile.environment import EnvironmentPlan
 from reconciler.core.store.store import Store
 from reconciler.fleet.events import Observer
 from reconciler.fleet.sending import Bundle, send
@@ -28,13 +25,10 @@ from reconciler.packages.substitution import fetchable
 
 if TYPE_CHECKING:
     from reconciler.core.store.substitute import SubstituteEvent
-    from reconciler.fleet.direct import Direct
     from reconciler.fleet.pool import Pool
     from reconciler.fleet.rollout import HostRun
 
 NO_OTHER_LIMITS = BuildLimits()
-# Of one host: the profiles' paths, the derivations that it builds, the packages that it fetches.
-_Key = tuple[frozenset[str], frozenset[StorePath], frozenset[StorePath]]
 
 
 @dataclass(frozen=True)
@@ -145,7 +139,7 @@ class Workshop:
         """Make packages valid here: what caches have is fetched, the rest is built. The derivations that were built;
         BuildsError for those that failed, when all else is made."""
         before = len(self._built)
-        self._fetch(packages)
+        self.take(self._offered(packages, self.store))
         lacking = [package for package in packages if not self._has(package)]
         self.instantiate_packages(lacking)
         wanted = list(dict.fromkeys(one.derivation for one in lacking if one.derivation))
@@ -159,22 +153,39 @@ class Workshop:
     def _has(self, package: Package) -> bool:
         return self.store.valid(package.paths) == set(package.paths)
 
-    def _fetch(self, packages: Sequence[Package]) -> None:
-        """Take what the caches have of what would be built. A cache that cannot be used costs a build, not the run."""
+    def offered(self, packages: Sequence[Package]) -> list[StorePath]:
+        """What caches have of packages that would be built, and of what those that they have not are built from."""
+        return self._offered(packages, None)
+
+    def _offered(self, packages: Sequence[Package], store: Store | None) -> list[StorePath]:
         caches = self._resolver.caches
         if caches is None:
-            return
-        graph = self._resolver.graph(packages)
+            return []
         derivations = [package.derivation for package in packages if package.derivation is not None]
         try:
-            wanted = fetchable(graph, derivations, self.store, caches)
-            if wanted:
-                from reconciler.core.store.substitute import substitute
-
-                with self._told():
-                    substitute(self.store, caches, wanted, on_event=self._fetching)
+            return fetchable(self._resolver.graph(packages), derivations, store, caches)
         except StoreError as error:
-            self._observer.noted(f"caches: {error.message}; what is missing is built")
+            self._without_caches(error)
+            return []
+
+    def take(self, outputs: Sequence[StorePath]) -> bool:
+        """Fetch what caches have; whether that is valid here now. A cache that cannot be used costs a build, not the
+        run."""
+        caches = self._resolver.caches
+        if caches is None or not outputs:
+            return not outputs
+        from reconciler.core.store.substitute import substitute
+
+        try:
+            with self._told():
+                substitute(self.store, caches, outputs, on_event=self._fetching)
+        except StoreError as error:
+            self._without_caches(error)
+            return False
+        return True
+
+    def _without_caches(self, error: ReconcilerError) -> None:
+        self._observer.noted(f"caches: {error.message}; what is missing is built")
 
     def _fetching(self, event: SubstituteEvent) -> None:
         self._observer.fetching("here", event)
@@ -226,130 +237,16 @@ class FromHere:
     def prepare(self, runs: Iterable[HostRun]) -> None:
         """Read each distinct closure from the database once, in the thread that opened the store."""
         for run in runs:
-            wanted = _wanted(run)
-            if wanted not in self._bundles:
-                self._bundles[wanted] = self._workshop.bundle(StorePath.parse(path) for path in wanted)
+            paths = wanted(run)
+            if paths not in self._bundles:
+                self._bundles[paths] = self._workshop.bundle(StorePath.parse(path) for path in paths)
 
     def __call__(self, run: HostRun) -> None:
-        size = send(run, self._bundles[_wanted(run)], self._workshop.nar, self._observer)
+        size = send(run, self._bundles[wanted(run)], self._workshop.nar, self._observer)
         with self._lock:
             self.sent[run.plan.host] = size
 
 
-class BuiltThere:
-    """Delivery of derivations and sources, which the host itself realises."""
-
-    def __init__(
-        self,
-        workshop: Workshop,
-        targets: Mapping[str, ProfileTarget],
-        jobs: int,
-        observer: Observer,
-        told: Callable[[ReconcilerError], ReconcilerError],
-        *,
-        there: Mapping[str, frozenset[StorePath]],
-        direct: Direct,
-        limits: BuildLimits = NO_OTHER_LIMITS,
-    ) -> None:
-        """`told` says of a host's error what the inventory has to do with it; `there`: by host, the packages that it
-        builds for itself; `direct` knows those that it fetches; all others are valid here, or come from caches only
-        this controller can ask; `limits`: what each build may use."""
-        self._workshop = workshop
-        self._targets = targets
-        self._jobs = jobs
-        self._observer = observer
-        self._told = told
-        self._limits = limits
-        self._there = there
-        self._direct = direct
-        self._bundles: dict[_Key, Bundle] = {}
-        self.sent: dict[str, int] = {}
-
-    def prepare(self, runs: Iterable[HostRun]) -> None:
-        for run in runs:
-            host, there = run.plan.host, self._there[run.plan.host]
-            needed = [package for path in _wanted(run) for package in self._targets[path].packages]
-            packages = [package for package in needed if not self._direct.has(host, package)]
-            built = [package for package in packages if package.derivation in there]
-            self._direct.prepare(host, needed, built)
-            key = self._key(run)
-            if key in self._bundles:
-                continue
-            fetched = [package for package in packages if package.derivation is None]
-            self._workshop.instantiate_packages([*built, *fetched])
-            given = [path for package in packages if package.derivation not in there for path in package.paths]
-            self._bundles[key] = self._workshop.bundle([*there, *given])
-
-    def _key(self, run: HostRun) -> _Key:
-        """What decides on what is sent to a host."""
-        host = run.plan.host
-        needed = {package for path in _wanted(run) for package in self._targets[path].packages}
-        had = frozenset(package.output for package in needed if self._direct.has(host, package))
-        return _wanted(run), self._there[host], had
-
-    def __call__(self, run: HostRun) -> None:
-        targets = [self._targets[path] for path in sorted(_wanted(run))]
-        agent = run.live.agent
-        paths = MissingRequest(tuple(sorted(_wanted(run))))
-        if agent.missing(paths).missing:
-            there = self._there[run.plan.host]
-            bundle = self._bundles[self._key(run)]
-            self._direct.fetch(run)
-            self.sent[run.plan.host] = send(run, bundle, self._workshop.nar, self._observer)
-            self._build(run, sorted(there))
-            self._send_from_memory(run, [made for plan in environments(targets) for made in _environment_parts(plan)])
-            try:
-                self._build(run, [plan.drv_path for plan in environments(targets)])
-            except BuildError as error:
-                raise self._told(error) from error
-            self._send_from_memory(run, [_toplevel_part(target) for target in targets if target.toplevel is not None])
-
-    def _build(self, run: HostRun, derivations: Sequence[StorePath]) -> None:
-        def tell(event: Mapping[str, object]) -> None:
-            kind, derivation, detail = (str(event.get(key, "")) for key in ("kind", "derivation", "detail"))
-            self._observer.building(run.plan.host, BuildEvent(kind, derivation, detail))
-
-        if not derivations:
-            return
-        names = tuple(str(path) for path in derivations)
-        try:
-            run.live.agent.realise(RealiseRequest(names, jobs=self._jobs, limits=self._limits.by_name()), tell)
-        except BuildError as error:
-            there = f"on {run.plan.host}: {error.hint}" if error.hint else None
-            raise BuildError(error.message, there) from error
-
-    def _send_from_memory(self, run: HostRun, parts: Sequence[tuple[PathMessage, bytes]]) -> None:
-        archives = {info.path: archive for info, archive in parts}
-        infos = tuple({info.path: info for info, _ in parts}.values())
-        send(run, Bundle(infos), lambda path: iter((archives[path],)), self._observer)
-
-
-def _environment_parts(plan: EnvironmentPlan) -> list[tuple[PathMessage, bytes]]:
-    """An environment's manifest and its derivation. They refer to packages, so they can be valid only where those
-    are, and when those are built on a host that is there alone."""
-    drv = plan.derivation
-    return [
-        _text(plan.manifest_path, plan.manifest_contents, plan.manifest_references),
-        _text(plan.drv_path, drv.serialise(), drv.references),
-    ]
-
-
-def _text(path: StorePath, contents: bytes, references: Sequence[StorePath]) -> tuple[PathMessage, bytes]:
-    return _part(path, nar.File(contents), references, f"text:{Hash.sha256(contents).nix}")
-
-
-def _toplevel_part(target: ProfileTarget) -> tuple[PathMessage, bytes]:
-    if target.toplevel is None:
-        raise InternalError(f"{target.path} has no toplevel")
-    made = target.toplevel
-    return _part(made.path, made.tree, made.references, f"fixed:r:{Hash.sha256(nar.encode(made.tree)).nix}")
-
-
-def _part(path: StorePath, node: nar.Node, references: Sequence[StorePath], ca: str) -> tuple[PathMessage, bytes]:
-    archive = nar.encode(node)
-    names = tuple(str(reference) for reference in references)
-    return PathMessage(str(path), Hash.sha256(archive).nix, len(archive), names, ca=ca), archive
-
-
-def _wanted(run: HostRun) -> frozenset[str]:
+def wanted(run: HostRun) -> frozenset[str]:
+    """What a host's profiles change to."""
     return frozenset(change.to for change in run.changes if change.to)

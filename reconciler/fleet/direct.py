@@ -65,6 +65,10 @@ class Direct:
             had = [package for package in packages if self._supplies.has(package)]
             self._given[host] = self._supplies.of(had, built)
 
+    def fetches(self, host: str) -> frozenset[StorePath]:
+        """What `host` is to fetch, after `prepare`."""
+        return frozenset(info.path for supply in self._given.get(host, ()) for info in supply.paths)
+
     def fetch(self, run: HostRun) -> None:
         """Have the host fetch what it lacks, and send it what it could not get."""
         tally = _Tally()

@@ -199,7 +199,7 @@ def _foresee_fetches(prepared: Prepared, graph: Graph, wanted: Sequence[ProfileT
     """Fill in what comes from caches; the part of the graph that is still to be built."""
     by_caches = cached(graph, store)
     own = prepared.project.resolver.caches
-    if own is not None and not _all_there(prepared):
+    if own is not None:
         try:
             outputs = fetchable(graph, package_derivations(wanted), store, own)
         except StoreError:
@@ -213,15 +213,6 @@ def _foresee_fetches(prepared: Prepared, graph: Graph, wanted: Sequence[ProfileT
     sizes = (offer.narinfo.file_size or offer.narinfo.nar_size for offer in offers.values())
     prepared.fetches = Fetches(len(offers), sum(sizes))
     return graph
-
-
-def _all_there(prepared: Prepared) -> bool:
-    """Whether hosts build all that they need for themselves, and fetch nothing of it: no cache is asked for that."""
-    return not any(host.host in prepared.fetch_there for host in prepared.plan.changing) and all(
-        package.derivation is None or prepared.placement.of(host.host, package.derivation) == TARGET
-        for host in prepared.plan.changing
-        for package in packages_of(prepared, host)
-    )
 
 
 def _less(graph: Graph, derivations: Iterable[StorePath], fetched: set[StorePath]) -> Graph:

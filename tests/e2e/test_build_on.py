@@ -39,6 +39,11 @@ def built_in(root: Path) -> list[str]:
     return sorted(file.name[31:].removesuffix(".drv.bz2") for file in (root / LOGS).glob("*/*"))
 
 
+def ours(root: Path) -> list[str]:
+    """What was built in a store, but for profiles' environments."""
+    return [name for name in built_in(root) if "environment" not in name]
+
+
 def other_store(admin: Operator, name: str) -> Path:
     """The controller starts again with an empty store."""
     admin.store = admin.directory / name
@@ -89,6 +94,45 @@ def test_the_same_bits_come_out_wherever_a_package_is_made(operator: MakeOperato
         assert hosts[name].run("/run/current-system/sw/bin/greet").stdout == "hello from words 1.0\n"
     for store in (here, third, substituted):
         RealNix(store).verify()
+
+
+@pytest.mark.parametrize("who", ["controller", "target"])
+def test_a_host_that_builds_for_itself_builds_nothing_that_a_cache_has(operator: MakeOperator, who: str) -> None:
+    """The cache is a directory of the controller's, so it is the controller that fetches, whoever else does."""
+    admin = operator(["web01", "web02"])
+    one, two = admin.fleet
+    admin.run("key", "generate", "test-1", "--out", str(admin.home))
+    cache, secret = admin.home / "cache", str(admin.home / "test-1.secret")
+    admin.run("cache", "push", "--to", str(cache), "--key", secret, "words@1.0", "tally")
+    key = (admin.home / "test-1.public").read_text().strip()
+    (admin.fleet.directory / "reconciler.yml").write_text(f'caches: [{{url: "file://{cache}", key: "{key}"}}]\n')
+    store = other_store(admin, "store-empty")
+    admin.want({"packages": ["greet@1.0", "tally"], "build_on": "target", "substitute_on": who})
+    planned = admin.run("plan", "--hosts", "web01").stdout
+    assert "realise    1 build on each host (greet-1.0), 2 paths from caches" in planned, planned
+
+    report = admin.json("deploy", "--hosts", "web01", "--yes")
+    assert (report["notes"], [host["state"] for host in report["hosts"]]) == ([], ["confirmed"])
+    assert ours(one.root) == ["greet-1.0"], "words and tally came from the cache"
+    assert built_in(store) == []
+    assert one.run("/run/current-system/sw/bin/greet").stdout == "hello from words 1.0\n"
+    assert one.run("/run/current-system/sw/bin/tally").stdout == "tally\n"
+
+    # What the host has is not fetched again for it, by a controller that has nothing.
+    store = other_store(admin, "store-empty-too")
+    admin.want({"packages": ["greet@2.0", "tally"], "build_on": "target", "substitute_on": who})
+    assert admin.json("deploy", "--hosts", "web01", "--yes")["notes"] == []
+    assert ours(one.root) == ["greet-1.0", "greet-2.0", "words-2.0"]
+    assert not [name for name in os.listdir(store / "nix/store") if name.endswith(("-tally-1.0", "-words-1.0"))]
+
+    # A cache that is broken costs a build, not the run.
+    for archive in (cache / "nar").iterdir():
+        archive.write_bytes(archive.read_bytes()[:-8])
+    admin.want({"packages": ["tally"], "build_on": "target", "substitute_on": who})
+    report = admin.json("deploy", "--hosts", "web02", "--yes")
+    assert [host["state"] for host in report["hosts"]] == ["confirmed"]
+    assert ours(two.root) == ["tally-1.0"]
+    assert two.run("/run/current-system/sw/bin/tally").stdout == "tally\n"
 
 
 def test_the_inventory_says_where_and_what_several_need_is_made_once(operator: MakeOperator) -> None:
