@@ -44,6 +44,11 @@ class Goal:
         return self.path.name[: -len(".drv")]
 
     @property
+    def boxed(self) -> bool:
+        """Whether a builder of its own makes it, in a sandbox."""
+        return self.derivation.builder not in BUILTINS
+
+    @property
     def outputs(self) -> Mapping[str, StorePath]:
         return self.derivation.output_paths()
 

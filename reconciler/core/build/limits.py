@@ -17,7 +17,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import secrets
 import time
 from collections.abc import Iterable, Iterator
 
@@ -91,7 +90,7 @@ class ControlGroup:
 def make_group(memory: int, processes: int) -> ControlGroup | None:
     """A new control group with these limits, in bytes and processes; None where we can make none."""
     for parent in _parents():
-        group = ControlGroup(os.path.join(parent, f"reconciler-build-{os.getpid()}-{secrets.token_hex(4)}"))
+        group = ControlGroup(os.path.join(parent, f"reconciler-build-{os.getpid()}-{os.urandom(4).hex()}"))
         try:
             os.mkdir(group.path)
         except OSError:

@@ -10,7 +10,6 @@ import os
 import queue
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Callable
 
 from reconciler.core.build import completeness, graph, limits, sandbox
@@ -27,7 +26,7 @@ from reconciler.core.build.workshop import Workshop
 from reconciler.core.errors import BuildError, ReconcilerError
 from reconciler.core.nix import nar
 from reconciler.core.nix.store_path import StorePath
-from reconciler.core.profile.environment import CollisionError, environment_tree
+from reconciler.core.profile.merging import CollisionError
 from reconciler.core.store.locks import PathLock
 from reconciler.core.store.store import Store
 from reconciler.core.values import value
@@ -60,7 +59,9 @@ def realise(store: Store, derivations: Sequence[StorePath], options: BuildOption
     store.add_temp_roots([*derivations, *goals, *(path for goal in goals.values() for path in goal.outputs.values())])
     built: tuple[StorePath, ...] = ()
     if goals:
-        with Workshop(store.state_dir) as workshop, Starter() as starter:
+        with Starter() as starter, Workshop(store.state_dir) as workshop:
+            if any(goal.boxed for goal in goals.values()):
+                starter.start()  # beside all that comes before the first sandbox
             built = _Run(store, goals, options, workshop, starter).all()
     wanted = dict.fromkeys(
         path for derivation in derivations for path in store.read_derivation(derivation).output_paths().values()
@@ -110,6 +111,7 @@ class _Run:
         self._stop = threading.Event()
         self._waiting = {path: set(goal.waits_for) for path, goal in goals.items()}
         self._goals = goals
+        self._workers: dict[StorePath, threading.Thread] = {}
         self._running = 0
         self._locks: dict[StorePath, list[PathLock]] = {}
         self._elsewhere: set[StorePath] = set()
@@ -118,18 +120,19 @@ class _Run:
         self._failures: dict[StorePath, BuildError] = {}
 
     def all(self) -> tuple[StorePath, ...]:
-        with ThreadPoolExecutor(self._options.jobs, "build") as pool:
-            try:
-                while True:
-                    if not self._stop.is_set():
-                        self._start_ready(pool)
-                    if not self._running and (self._stop.is_set() or not self._waiting):
-                        break
-                    self._next(pool)
-            finally:
-                self._stop.set()
-                for path in list(self._locks):
-                    self._unlock(path)
+        try:
+            while True:
+                if not self._stop.is_set():
+                    self._start_ready()
+                if not self._running and (self._stop.is_set() or not self._waiting):
+                    break
+                self._next()
+        finally:
+            self._stop.set()
+            for path in list(self._locks):
+                self._unlock(path)
+            for worker in self._workers.values():
+                worker.join()
         if self._failure is not None:
             raise self._failure
         if self._failures:
@@ -138,7 +141,7 @@ class _Run:
 
     # --- in the calling thread ----------------------------------------------------------------------------------------
 
-    def _start_ready(self, pool: ThreadPoolExecutor) -> None:
+    def _start_ready(self) -> None:
         for path in sorted(path for path, needs in self._waiting.items() if not needs):
             if self._running >= self._options.jobs:
                 return
@@ -156,7 +159,8 @@ class _Run:
             if goal.derivation.builder == "builtin:buildenv":
                 self._work(job)  # it asks the store, which this thread alone does
             else:
-                pool.submit(self._work, job)
+                self._workers[path] = threading.Thread(target=self._work, args=(job,), name=f"build {goal.label}")
+                self._workers[path].start()
 
     def _lock(self, goal: Goal) -> bool:
         """Take Nix's locks of a goal's outputs; False while another process builds one of them."""
@@ -183,7 +187,7 @@ class _Run:
         for needs in self._waiting.values():
             needs.discard(goal.path)
 
-    def _next(self, pool: ThreadPoolExecutor) -> None:
+    def _next(self) -> None:
         """Wait for the next thing to happen, half a second at most."""
         try:
             message = self._messages.get(timeout=0.5)
@@ -194,8 +198,9 @@ class _Run:
             self._event("log", message.goal, message.text)
         elif isinstance(message, _Done):
             self._running -= 1
+            self._workers.pop(message.job.goal.path, None)
             if not isinstance(message.result, BaseException) and not self._stop.is_set():
-                self._start_ready(pool)  # to be built while what is done is made durable
+                self._start_ready()  # to be built while what is done is made durable
             self._finish(message.job, message.result)
         if not self._stop.is_set() and self._options.cancelled():
             self._fail(BuildError("the builds were cancelled"))
@@ -323,6 +328,8 @@ class _Run:
         return user.uid
 
     def _environment(self, job: _Job, log: BuildLog) -> BuiltOutput:
+        from reconciler.core.profile.environment import environment_tree
+
         tree = environment_tree(job.goal.derivation.environment, self._store, _saying(log))
         return in_memory(job.goal.derivation.output_paths()["out"], job.goal.path, tree, job.inputs)
 

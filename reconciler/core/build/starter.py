@@ -66,12 +66,18 @@ class Helper:
 
 
 class Starter:
-    """The starter of one run, for all its threads; a process of its own from the first helper on, to `close`."""
+    """The starter of one run, for all its threads; a process of its own from `start`, or the first helper, to `close`."""
 
     def __init__(self) -> None:
         self._guard = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._requests: socket.socket | None = None
+
+    def start(self) -> None:
+        """Have the process ready, or on its way, when the first helper is wanted."""
+        with self._guard:
+            if self._requests is None:
+                self._requests = self._start()
 
     def helper(self, log: int) -> Helper:
         """A helper whose build writes to the descriptor `log`. InternalError when there can be none."""
@@ -79,9 +85,9 @@ class Starter:
 
         ours, its = socket.socketpair()
         try:
+            self.start()
+            assert self._requests is not None
             with its, self._guard, contextlib.suppress(BrokenPipeError):
-                if self._requests is None:
-                    self._requests = self._start()
                 socket.send_fds(self._requests, [b"b"], [log, its.fileno()])
             pid = _read_pid(ours)
         except BaseException:

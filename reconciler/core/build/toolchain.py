@@ -18,6 +18,7 @@ import functools
 import hashlib
 import os
 import subprocess
+from collections.abc import Iterable
 
 from reconciler.core.errors import BuildError, FormatError
 from reconciler.core.nix.derivation import Derivation
@@ -35,7 +36,8 @@ _PATH = "/usr/bin:/bin:/usr/sbin:/sbin"
 @functools.lru_cache(maxsize=1)
 def host_toolchain() -> str:
     """This host's value of the `toolchain` variable."""
-    facts = [_os_release(), *(f"{program}: {_version(program)}\n" for program in _PROGRAMS)]
+    versions = zip(_PROGRAMS, _versions(_PROGRAMS))
+    facts = [_os_release(), *(f"{program}: {version}\n" for program, version in versions)]
     return _PREFIX + hashlib.sha256("".join(facts).encode(errors="surrogateescape")).hexdigest()[:32]
 
 
@@ -83,17 +85,27 @@ def _os_release() -> str:
     return "none\n"
 
 
-def _version(program: str) -> str:
+def _versions(programs: Iterable[str]) -> list[str]:
+    """What each says of itself. All are asked at once: a build waits for this."""
+    return [_first_line(running) for running in [_asked(program) for program in programs]]
+
+
+def _asked(program: str) -> subprocess.Popen[bytes] | None:
     try:
-        said = subprocess.run(
+        return subprocess.Popen(
             [program, "--version"],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             env={"PATH": _PATH, "LC_ALL": "C"},
-            check=False,
         )
     except OSError:
+        return None
+
+
+def _first_line(running: subprocess.Popen[bytes] | None) -> str:
+    if running is None:
         return "none"
-    lines = said.stdout.decode(errors="surrogateescape").splitlines()
-    return lines[0] if lines and said.returncode == 0 else "none"
+    said, _ = running.communicate()
+    lines = said.decode(errors="surrogateescape").splitlines()
+    return lines[0] if lines and running.returncode == 0 else "none"

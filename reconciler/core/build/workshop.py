@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import secrets
 from collections.abc import Iterator
 from types import TracebackType
 
@@ -33,7 +32,7 @@ class Workshop:
         fs.ensure_directory(self._top)
         self._sweep()
         while self._lock is None:
-            name = f"reconciler-{os.getpid()}-{secrets.token_hex(4)}"
+            name = f"reconciler-{os.getpid()}-{os.urandom(4).hex()}"
             lock = fs.FileLock(os.path.join(self._top, name + _LOCK))
             lock.acquire()
             if os.fstat(lock.fd).st_nlink:  # else another run has swept it between open and flock
@@ -58,7 +57,7 @@ class Workshop:
 
     def keep(self, directory: str, derivation: StorePath) -> str:
         """Move the directory of a failed build to where it stays; its new path."""
-        kept = os.path.join(self._top, f"failed-{derivation.name[:100]}-{secrets.token_hex(4)}")
+        kept = os.path.join(self._top, f"failed-{derivation.name[:100]}-{os.urandom(4).hex()}")
         os.rename(directory, kept)
         return kept
 

@@ -172,9 +172,10 @@ def test_the_toolchain_is_told_apart_by_distribution_library_and_compiler(monkey
     found = {value(), value()}
     monkeypatch.setattr(toolchain, "_os_release", lambda: "ID=other\n")
     found.add(value())
+    said = dict(zip(toolchain._PROGRAMS, toolchain._versions(toolchain._PROGRAMS), strict=True))
+    monkeypatch.setattr(toolchain, "_versions", lambda programs: [said[program] for program in programs])
     for program in ("ldd", "cc", "ld"):
-        version = toolchain._version
-        monkeypatch.setattr(toolchain, "_version", lambda name, p=program, v=version: "9" if name == p else v(name))
+        said[program] = "9"
         found.add(value())
     toolchain.host_toolchain.cache_clear()
     assert len(found) == 5
@@ -182,8 +183,7 @@ def test_the_toolchain_is_told_apart_by_distribution_library_and_compiler(monkey
 
 
 def test_a_program_that_is_not_there_has_no_version() -> None:
-    assert toolchain._version("no-such-compiler") == "none"
-    assert toolchain._version("false") == "none"
+    assert toolchain._versions(["no-such-compiler", "false"]) == ["none", "none"]
 
 
 # --- every Python that hosts have -------------------------------------------------------------------------------------
