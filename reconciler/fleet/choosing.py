@@ -12,15 +12,16 @@ What has no system of its own (downloads) is made by the controller, but where o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 from reconciler.core.build.machine import USUAL_FEATURES, Machine, required_features
-from reconciler.core.build.toolchain import host_system
+from reconciler.core.build.toolchain import host_system, names_host_toolchain
 from reconciler.core.nix.derivation import Derivation
 from reconciler.core.nix.store_path import StorePath
 from reconciler.inventory.builders import BuilderSpec
+from reconciler.inventory.desired import DesiredState
 from reconciler.inventory.inventory import Inventory
 from reconciler.inventory.schema import BUILD_PLACES
 from reconciler.inventory.settings import Settings
@@ -34,8 +35,8 @@ _BUILTIN = "builtin"
 class Maker:
     """A machine that builds. `systems` is None where nobody has said them: then the machine itself is asked, once it
     is logged in to. `runs`: those that reconciler.yml says, which counts whatever machine it turns out to be, since it
-    may emulate; what the inventory says of the host has to be true. `jobs`: builds at a time; 0: one for each of its
-    CPUs."""
+    may emulate; what the inventory says of the host has to be true. `emulates`: those that are known not to be its own.
+    `jobs`: builds at a time; 0: one for each of its CPUs."""
 
     name: str
     systems: tuple[str, ...] | None
@@ -44,10 +45,20 @@ class Maker:
     speed: float = 1.0
     listed: bool = False
     runs: tuple[str, ...] = ()
+    emulates: tuple[str, ...] = ()
 
     def can(self, derivation: Derivation) -> bool:
+        return self.has(derivation) and not self.only_emulates(derivation)
+
+    def has(self, derivation: Derivation) -> bool:
+        """Whether it has the system and the features that a derivation asks for."""
         runs = self.systems is None or derivation.system in (*self.systems, _BUILTIN)
         return runs and set(required_features(derivation)) <= set(self.features)
+
+    def only_emulates(self, derivation: Derivation) -> bool:
+        """Whether a derivation is for a host toolchain that would be one of another system here: a machine's own
+        compiler makes programs of its own system."""
+        return derivation.system in self.emulates and names_host_toolchain(derivation)
 
     @property
     def machine(self) -> Machine:
@@ -67,7 +78,15 @@ def _controller(said: BuilderSpec | None) -> Maker:
     if said is None:
         return Maker(CONTROLLER, (own,))
     runs = tuple(each for each in said.systems if each != own)
-    return Maker(CONTROLLER, (own, *runs), said.features, runs=runs)
+    return Maker(CONTROLLER, (own, *runs), said.features, runs=runs, emulates=runs)
+
+
+def _emulated(said: tuple[str, ...], desired: DesiredState) -> tuple[str, ...]:
+    """Those of the systems that reconciler.yml says which the inventory says are not the host's own. Where neither
+    tells, the builder is asked when it builds."""
+    own = desired.architecture
+    known = desired.architecture_origin is not None or own in said
+    return tuple(each for each in said if each != own) if known else ()
 
 
 @dataclass(frozen=True)
@@ -91,6 +110,7 @@ class Makers:
                     each.speed,
                     listed=True,
                     runs=each.systems,
+                    emulates=_emulated(each.systems, inventory.desired(each.host)),
                 )
                 for each in settings.builders
             ),
@@ -162,6 +182,9 @@ def spread(
 
 def why_nobody(derivation: Derivation, name: str, place: str, makers: Makers) -> tuple[str, str]:
     """What is wrong, and what to do, where nobody can build the derivation called `name`."""
+    emulating = [each.name for each in makers.at(place) if each.has(derivation) and each.only_emulates(derivation)]
+    if emulating:
+        return _why_not_emulated(derivation, name, emulating)
     features = required_features(derivation)
     needs = f"{derivation.system}{' with ' + ', '.join(features) if features else ''}"
     there = "; ".join(each.words for each in makers.at(place)) or "reconciler.yml lists no builders"
@@ -171,6 +194,16 @@ def why_nobody(derivation: Derivation, name: str, place: str, makers: Makers) ->
     line = f"builders: [HOST: {{system: {derivation.system}{extra}}}]"
     way = f"list a host of the inventory that has it in reconciler.yml:  {line}"
     return text, way if place in (ANYWHERE, BUILDERS) else f"leave build_on out, or name another host; or {way}"
+
+
+def _why_not_emulated(derivation: Derivation, name: str, emulating: Sequence[str]) -> tuple[str, str]:
+    system, who = derivation.system, ", ".join(emulating)
+    text = f"{name} is for {system} with `toolchain: host`, and who runs such programs only emulates {system}: {who}"
+    line = f"builders: [HOST: {{system: {system}}}]"
+    return text, (
+        f"a pinned toolchain is of every system, write `toolchain: debian-12`; or list a host that is {system} itself "
+        f"in reconciler.yml:  {line}"
+    )
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from reconciler.cli.main import run
+from reconciler.core.build.toolchain import host_system
 from tests.oracle import RealNix
 
 HOSTS = "all: {hosts: {web01: {ansible_connection: local}}}\n"
@@ -102,3 +103,22 @@ def test_builders_that_nobody_lists_or_that_are_no_hosts_are_told(
     (project / "reconciler.yml").write_text("builders: [{web01: {features: []}}]\n")
     assert run("reconciler", ["build", "words"]) == 0
     assert "here built words-1.0" in capsys.readouterr().err
+
+
+def test_a_host_toolchain_of_a_system_that_is_only_emulated_is_refused_before_any_build(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = "aarch64-linux" if host_system() == "x86_64-linux" else "x86_64-linux"
+    (project / "reconciler.yml").write_text(f"builders: [controller: {{system: {other}}}]\n")
+    host = f"web01: {{ansible_connection: local, desired: {{system: {other}, packages: [greet]}}}}"
+    (project / "inventories/shop/hosts.yml").write_text(f"all: {{hosts: {{{host}}}}}\n")
+    said = f" is for {other} with `toolchain: host`, and who runs such programs only emulates {other}: controller\n"
+    assert run("reconciler", ["build", "greet", "--system", other]) == 3
+    err = capsys.readouterr().err
+    assert f"greet-2.0{said}" in err
+    assert f"a pinned toolchain is of every system, write `toolchain: debian-12`; or list a host that is {other}" in err
+    assert " builds " not in err
+    assert run("reconciler", ["deploy", "--hosts", "web01", "--action", "build"]) == 2
+    err = capsys.readouterr().err
+    assert f"error: inventories/shop/hosts.yml:1:94: greet of web01: greet-2.0{said}" in err
+    assert " builds " not in err

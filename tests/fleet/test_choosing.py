@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from reconciler.core.build.machine import USUAL_FEATURES
-from reconciler.core.build.toolchain import host_system
+from reconciler.core.build.toolchain import host_system, host_toolchain
 from reconciler.core.nix.derivation import Derivation, Output
 from reconciler.core.nix.store_path import StorePath
 from reconciler.fleet.choosing import Maker, Makers, Placement, choose, spread, why_nobody
@@ -22,9 +24,12 @@ ARM01 = Maker("arm01", (ARM, "armv7l-linux"), jobs=1, listed=True)
 MAKERS = Makers(HERE, (BUILD01, BUILD02, ARM01))
 
 
-def drv(system: str = X86, features: str = "", needs: tuple[StorePath, ...] = (), name: str = "it") -> Derivation:
+def drv(
+    system: str = X86, features: str = "", needs: tuple[StorePath, ...] = (), name: str = "it", toolchain: str = ""
+) -> Derivation:
     builder = "builtin:fetchurl" if system == "builtin" else "/bin/sh"
     environment = {"requiredSystemFeatures": features} if features else {}
+    environment |= {"toolchain": toolchain} if toolchain else {}
     outputs = {"out": Output(path(name))}
     return Derivation(outputs, dict.fromkeys(needs, ("out",)), (), system, builder, (), environment)
 
@@ -79,6 +84,31 @@ def test_a_controller_that_emulates_comes_after_a_builder_that_need_not() -> Non
     assert able(drv(ARM), "") == (ARM01,)
     assert able(drv(ARM), "controller") == (EMULATING,)
     assert Makers(EMULATING, (BUILD01,)).able(drv(ARM), "") == (EMULATING,)
+
+
+@pytest.mark.parametrize("toolchain", [host_toolchain(), "/nix/store/00000000000000000000000000000000-tools", ""])
+def test_who_emulates_a_system_has_no_host_toolchain_of_it(toolchain: str) -> None:
+    here = replace(EMULATING, emulates=(ARM,))
+    both = Maker("both", (X86, ARM), listed=True, emulates=(ARM,))
+    made = drv(ARM, toolchain=toolchain)
+    pinned = toolchain != host_toolchain()
+    assert Makers(here).able(made, "") == ((here,) if pinned else ())
+    assert Makers(here, (both,)).able(made, "builders") == ((both,) if pinned else ())
+    assert Makers(here, (both, ARM01)).able(made, "") == ((both, ARM01) if pinned else (ARM01,))
+    assert Makers(here).able(drv(X86, toolchain=host_toolchain()), "") == (here,)
+    if not pinned:
+        text, hint = why_nobody(made, "it-1", "", Makers(here, (BUILD01, both)))
+        assert text == (
+            "it-1 is for aarch64-linux with `toolchain: host`, and who runs such programs only emulates "
+            "aarch64-linux: controller, both"
+        )
+        assert hint == (
+            "a pinned toolchain is of every system, write `toolchain: debian-12`; or list a host that is aarch64-linux "
+            "itself in reconciler.yml:  builders: [HOST: {system: aarch64-linux}]"
+        )
+        assert why_nobody(made, "it-1", "", Makers(HERE, (BUILD01,)))[0].endswith(
+            "controller x86_64-linux; build01 x86_64-linux"
+        )
 
 
 CHOSEN: list[tuple[dict[str, int], tuple[str, ...], str | None]] = [

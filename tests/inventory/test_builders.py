@@ -45,6 +45,24 @@ def test_a_system_that_is_not_said_is_that_of_the_host(tmp_path: Path) -> None:
     )
 
 
+EMULATED = {
+    # what reconciler.yml says, what the inventory says of the host: those that are not its own
+    ("[x86_64-linux, aarch64-linux]", ""): ("aarch64-linux",),
+    ("[x86_64-linux, aarch64-linux]", "aarch64-linux"): ("x86_64-linux",),
+    ("aarch64-linux", "x86_64-linux"): ("aarch64-linux",),
+    ("aarch64-linux", "aarch64-linux"): (),
+    ("aarch64-linux", ""): (),  # it may be: nobody says what it is itself
+}
+
+
+@pytest.mark.parametrize(("said", "own"), EMULATED)
+def test_what_a_builder_emulates_is_what_it_is_not_itself(tmp_path: Path, said: str, own: str) -> None:
+    desired = f"{{desired: {{system: {own}}}}}" if own else ""
+    inventory = read(tmp_path, f"all: {{hosts: {{a: {desired}}}}}")
+    (maker,) = Makers.of(inventory, Settings(builders=builders(tmp_path, f"[a: {{system: {said}}}]"))).listed
+    assert maker.emulates == EMULATED[said, own]
+
+
 def test_of_the_controller_what_it_can_do_besides_is_said(tmp_path: Path) -> None:
     text = "builders: [build01, {controller: {system: [aarch64-linux], features: [kvm]}}]\n"
     settings = load_settings(write(tmp_path, {"reconciler.yml": text}))
@@ -53,7 +71,7 @@ def test_of_the_controller_what_it_can_do_besides_is_said(tmp_path: Path) -> Non
     own = host_system()
     others = tuple(each for each in ("aarch64-linux",) if each != own)
     controller = Makers.of(inventory, settings).controller
-    assert controller == Maker("controller", (own, *others), ("kvm",), runs=others)
+    assert controller == Maker("controller", (own, *others), ("kvm",), runs=others, emulates=others)
     assert controller.machine == Machine(others, ("kvm",))
     assert Makers.of(inventory, Settings()).controller == Maker("controller", (own,))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from reconciler.core.build.machine import PLAIN, Machine, required_features
-from reconciler.core.build.toolchain import VARIABLE, host_system, pinned_toolchain, wants_host_toolchain
+from reconciler.core.build.toolchain import host_system, pinned_toolchain, wants_host_toolchain
 from reconciler.core.errors import BuildError
 from reconciler.core.nix.derivation import Derivation
 from reconciler.core.nix.store_path import StorePath
@@ -130,7 +130,7 @@ def check(path: StorePath, derivation: Derivation, machine: Machine = PLAIN) -> 
     if missing:
         raise BuildError(f"{path} needs a builder with the features {', '.join(missing)}")
     try:
-        wants_host_toolchain(derivation.environment.get(VARIABLE, ""))
+        wants_host_toolchain(derivation)
         pinned_toolchain(derivation)
     except BuildError as error:
         raise BuildError(f"{path}: {error.message}", error.hint) from None

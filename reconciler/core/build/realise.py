@@ -19,7 +19,7 @@ from reconciler.core.build.logs import BuildLog, log_path
 from reconciler.core.build.machine import required_features
 from reconciler.core.build.outputs import BuiltOutput, collect, in_memory
 from reconciler.core.build.starter import Starter
-from reconciler.core.build.toolchain import VARIABLE, pinned_toolchain, wants_host_toolchain
+from reconciler.core.build.toolchain import pinned_toolchain, wants_host_toolchain
 from reconciler.core.build.users import BuildUser, build_user
 from reconciler.core.build.variables import variables
 from reconciler.core.build.workshop import Workshop
@@ -312,7 +312,7 @@ class _Run:
             arguments=derivation.arguments,
             environment=given.environment,
             inputs=job.inputs,
-            toolchain=wants_host_toolchain(derivation.environment.get(VARIABLE, "")),
+            toolchain=wants_host_toolchain(derivation),
             network=derivation.fixed_output is not None,
             processes=self._options.limits.max_processes,
             memory=self._options.limits.max_memory or limits.default_memory(),

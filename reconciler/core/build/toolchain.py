@@ -46,10 +46,23 @@ def host_system() -> str:
     return system_of(os.uname().machine)
 
 
-def wants_host_toolchain(value: str) -> bool:
-    """Whether the `toolchain` variable names a host toolchain. BuildError when it names another than this host's."""
-    if not value.startswith(_PREFIX):
+def names_host_toolchain(derivation: Derivation) -> bool:
+    """Whether a derivation is for the host toolchain, of whatever host."""
+    return derivation.environment.get(VARIABLE, "").startswith(_PREFIX)
+
+
+def wants_host_toolchain(derivation: Derivation) -> bool:
+    """The same. BuildError when it is for another than this host's."""
+    if not names_host_toolchain(derivation):
         return False
+    if derivation.system != host_system():
+        # The variable does not tell: compilers of one release say the same of themselves on every system.
+        raise BuildError(
+            f"it is for {derivation.system} with `toolchain: host`, and this host, which runs such programs, compiles "
+            f"for {host_system()}",
+            hint=f"a pinned toolchain (`toolchain: debian-12`), or a builder that is {derivation.system} itself",
+        )
+    value = derivation.environment[VARIABLE]
     if value != host_toolchain():
         raise BuildError(
             f"it is to be built with the toolchain {value}, and this host has {host_toolchain()}",
