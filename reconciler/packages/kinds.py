@@ -37,12 +37,14 @@ chmod 755 "$out/bin/$pname"
 """
 
 
-# The standard builder takes a wheel for a file. It is read by Python, which a host that builds has.
-_WHEELS = """if ! python=$(command -v python3); then
-    echo "a wheel is unpacked by python3, of the builder or as an input" >&2
+# A pinned toolchain has no Python, and not every builder has one.
+_FIND_PYTHON = """if ! python=$(command -v python3); then
+    echo 'wheels need an input with bin/python3: `reconciler packages new python3`, then `inputs: [python3]`' >&2
     exit 1
 fi
-for each in *.whl; do "$python" -I -S -m zipfile -e "$each" .; done
+"""
+# The standard builder takes a wheel for a file.
+_WHEELS = f"""{_FIND_PYTHON}for each in *.whl; do "$python" -I -S -m zipfile -e "$each" .; done
 """
 
 
@@ -81,11 +83,9 @@ def wrong_place(path: str) -> str:
 
 # Run by the builder's python3, or by that of an input called python3. Wheels: PEP 427; entry points: the packaging
 # specification of that name.
-PYTHON_BUILD = r"""if ! python=$(command -v python3); then
-    echo "a python-app needs python3, of the builder or as an input" >&2
-    exit 1
-fi
-"$python" -I -S - "$python" <<'END_OF_PYTHON'
+PYTHON_BUILD = (
+    _FIND_PYTHON
+    + r""""$python" -I -S - "$python" <<'END_OF_PYTHON'
 import configparser, os, pathlib, re, stat, sys, zipfile
 
 out, python = pathlib.Path(os.environ["out"]), sys.argv[1]
@@ -128,6 +128,9 @@ for given in os.environ["inputs"].split():
         paths += [line for line in listed.read_text().splitlines() if line not in paths]
 (out / "nix-support").mkdir()
 (out / "nix-support/python-path").write_text("".join(f"{path}\n" for path in paths))
+# What is compiled for a Python of the store finds the C library by that Python, and so is no use without it.
+if python.startswith(os.environ["NIX_STORE"] + "/") and any(out.rglob("*.so*")):
+    (out / "nix-support/loaded-by").write_text(python + "\n")
 
 # The store does not change: what root runs would else leave bytecode there.
 head = f"#!{python} -IB\nimport sys\nsys.path[:0] = {paths!r}\n"
@@ -149,3 +152,4 @@ for listed in place.glob("*.dist-info/entry_points.txt"):
             script.chmod(0o755)
 END_OF_PYTHON
 """
+)

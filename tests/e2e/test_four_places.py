@@ -7,6 +7,7 @@ their stores first; the others and the builder have none.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -65,6 +66,13 @@ sets:
 
 Command = tuple[str, ...]
 
+C_PARSER = "import sys; sys.path[:0] = ['@pyyaml-6.0.2@/lib/python']; import yaml; print(yaml.__with_libyaml__)"
+# The second word of bytecode that is taken as it is, whatever the times of its source.
+BYTECODE = (
+    "import glob, json; files = glob.glob(json.__file__.partition('json/')[0] + '**/*.pyc', recursive=True); "
+    "print(len(files) > 500, all(open(file, 'rb').read()[4] == 1 for file in files))"
+)
+
 
 @dataclass(frozen=True)
 class Case:
@@ -72,7 +80,8 @@ class Case:
 
     packages   references, by the names of what is built for them
     says       what commands print in a login shell of the host
-    alone      of each complete closure a program with arguments, and a pattern of what it prints where nothing else is
+    alone      a package, a program of it or one by its path, with arguments, and a pattern of what it prints where
+               there is nothing but the package's closure; @NAME-VERSION@ stands for a store path
     shared     inputs that take long, by their outputs' names: built once, and then brought to the other places
     """
 
@@ -83,24 +92,41 @@ class Case:
 
 
 CASES = {
-    "an application from wheels, a static program and a script that runs them": Case(
-        {"yamllint-1.37.1": "yamllint", "shfmt-3.14.1": "shfmt", "lint-1.0": "lint"},
+    "Python from source, an application from wheels, a static program and a script that runs them": Case(
+        {
+            "python3-3.11.2": "python3",
+            "yamllint-1.37.1": "yamllint",
+            "shfmt-3.14.1": "shfmt",
+            "lint-1.0": "lint",
+        },
         {
             "yamllint --version": "yamllint 1.37.1\n",
             "mkdir -p /tmp/l && cd /tmp/l && echo 'a:  1' > a.yaml && echo 'if x;then y;fi' > b.sh; lint": "b.sh\n"
             './a.yaml:1:1: [warning] missing document start "---" (document-start)\n'
             "./a.yaml:1:4: [error] too many spaces after colon (colons)\n",
-            # Its parser in C comes from a third store path.
-            "head -3 $(readlink -f $(type -p yamllint)) > /tmp/c; echo 'print(__import__(\"yaml\").__with_libyaml__)' "
-            ">> /tmp/c; $(head -1 /tmp/c | cut -c3-) /tmp/c": "True\n",
         },
-        {("shfmt-3.14.1", "shfmt", "--version"): "v3.14.1\n"},
+        {
+            ("shfmt-3.14.1", "shfmt", "--version"): "v3.14.1\n",
+            ("yamllint-1.37.1", "yamllint", "--version"): "yamllint 1.37.1\n",
+            # Its parser in C comes from a third store path, and finds what it needs by the Python that loads it.
+            ("yamllint-1.37.1", "@python3-3.11.2@/bin/python3", "-Ic", C_PARSER): "True\n",
+            ("lint-1.0", "lint", "/proc/tty"): "$",
+            ("python3-3.11.2", "python3", "-Ic", BYTECODE): "True True\n",
+        },
     ),
     "hello": Case({"hello-2.10": "hello"}, {"hello": HELLO}, {("hello-2.10", "hello"): HELLO}),
-    "tree": Case(
-        {"tree-2.1.0": "tree"},
-        {"mkdir -p /tmp/t/a && cd /tmp/t && tree --noreport --charset ascii": ".\n`-- a\n"},
-        {("tree-2.1.0", "tree", "--noreport", "-L", "1", "/nix"): "/nix\n`-- store\n"},
+    "tree, units and which": Case(
+        {"tree-2.1.0": "tree", "units-2.22": "units", "gnu-which-2.21": "gnu-which"},
+        {
+            "mkdir -p /tmp/t/a && cd /tmp/t && tree --noreport --charset ascii": ".\n`-- a\n",
+            "units -t kilometer meter": "1000\n",
+            "which units": "/run/current-system/sw/bin/units\n",
+        },
+        {
+            ("tree-2.1.0", "tree", "--noreport", "-L", "1", "/nix"): "/nix\n`-- store\n",
+            ("units-2.22", "units", "-t", "mile", "km"): r"1\.609344\n",
+            ("gnu-which-2.21", "which", "--version"): r"GNU which v2\.21",
+        },
     ),
     "less": Case(
         {"less-590": "less"},
@@ -131,7 +157,7 @@ CASES = {
         {("greet-2.2", "greet"): "hello, words of Nix 2.2\n"},
     ),
 }
-QUICK = "an application from wheels, a static program and a script that runs them"
+QUICK = "a Nix expression"
 
 
 class Places:
@@ -271,6 +297,8 @@ def _bring(names: Sequence[str], source: Path, target: Path) -> None:
 
 def _alone(directory: Path, root: Path, paths: Iterable[str], package: str, program: str, *words: str) -> str:
     """What a program prints where there is nothing but its package's closure."""
-    path = next(StorePath.parse(each) for each in paths if each.partition("-")[2] == package)
+    named = {each.partition("-")[2]: each for each in paths}
+    path = StorePath.parse(named[package])
+    given = [re.sub("@(.+?)@", lambda found: named[found[1]], word) for word in (program, *words)]
     with Store.open(str(root)) as store:
-        return bare.run(directory, store, [path], f"{path}/bin/{program}", *words)
+        return bare.run(directory, store, [path], os.path.join(f"{path}/bin", given[0]), *given[1:])

@@ -181,6 +181,16 @@ def test_a_source_without_configure_is_built_and_shares_its_libc_with_what_was_b
     assert {path.name for path in store.closure([counter.output])} == {"counter-1.0", "seven-1", "debian-12-libc"}
 
 
+def test_a_wheel_without_any_python_is_told_what_to_do(project: Project, store: Store) -> None:
+    project.file("app-1-py3-none-any.whl", "")
+    source = "source: {path: app-1-py3-none-any.whl}"
+    project.recipe("app", f"version: 1\ntoolchain: debian-12\nkind: python-app\n{source}\n")
+    with pytest.raises(BuildError) as error:
+        build(project, store, "app")
+    said = "wheels need an input with bin/python3: `reconciler packages new python3`, then `inputs: [python3]`"
+    assert said in error.value.message
+
+
 BROKEN = r"""version: 1
 toolchain: debian-12
 source: {path: library.c}
@@ -214,6 +224,46 @@ def test_a_build_whose_closure_is_not_complete_fails_and_names_every_file(made: 
     assert len(told) == 4
     assert "-Wl,-rpath,$NAME/lib" in (error.value.hint or "")
     assert not store.is_valid(out)
+
+
+LOADER = r"""#include <dlfcn.h>
+#include <stdio.h>
+int main(int count, char **words) {
+    void *found = count > 1 ? dlopen(words[1], RTLD_NOW) : NULL;
+    double (*half)(double) = found ? (double (*)(double)) dlsym(found, "half") : NULL;
+    if (!half) { fprintf(stderr, "%s\n", dlerror()); return 1; }
+    printf("%.2f\n", half(1.5));
+}
+"""
+# Made as a wheel's libraries are, which come without any run path.
+PLUGIN = """version: 1
+toolchain: debian-12
+source: {path: plugin.c}
+inputs: [loader]
+build: |
+  mkdir -p $out/lib $out/nix-support
+  gcc -shared -fPIC -Wl,--no-dynamic-linker -o $out/lib/plugin.so plugin.c -Wl,--no-as-needed -lgomp -lm
+  echo $loader/bin/loader > $out/nix-support/SAID
+"""
+
+
+def test_a_library_without_a_run_path_finds_its_own_by_the_program_that_loads_it(
+    made: Project, store: Store, tmp_path: Path
+) -> None:
+    made.file("loader.c", LOADER)
+    build_it = "mkdir -p $out/bin; gcc -o $out/bin/loader loader.c"
+    made.recipe("loader", f"version: 1\ntoolchain: debian-12\nsource: {{path: loader.c}}\nbuild: {build_it}\n")
+    made.file("plugin.c", "#include <math.h>\ndouble half(double given) { return floor(given) / 2; }\n")
+    made.recipe("plugin", PLUGIN.replace("SAID", "loaded-by"))
+    (plugin,) = build(made, store, "plugin")
+    (loader,) = resolved(made, "loader")
+    program = f"{loader.output}/bin/loader"
+    assert {path.name for path in store.closure([plugin.output])} == {"plugin-1", "loader-1", "debian-12-libc"}
+    shown = bare.run(tmp_path / "1", store, [plugin.output], program, f"{plugin.output}/lib/plugin.so")
+    assert shown == "0.50\n"
+    made.recipe("plugin", PLUGIN.replace("SAID", "said-nowhere"))
+    with pytest.raises(BuildError, match=r"plugin\.so needs libgomp\.so\.1, which is in no directory of its run path"):
+        build(made, store, "plugin")
 
 
 SHIPPED = [

@@ -4,11 +4,16 @@ Of each output: every ELF file's interpreter, and every library that it needs, l
 RPATH says; and the interpreter of every executable script. Each must lie in a store path that the build could see.
 What is named by a store path is in the output's bytes, so the scan makes it a reference, and its closure complete.
 
+A library may be one that a program loads by itself, as Python does with what is compiled of a wheel. Then the output
+says which: nix-support/loaded-by holds the program's path. What such a library needs is also found where the program's
+own RPATH says (but not where the library has a RUNPATH; ld.so(8)), and is there already where the program needs it too.
+
 Only for builds with a pinned toolchain: with the host's, programs are linked to the distribution's C library by design.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import posixpath
 import stat
@@ -20,8 +25,10 @@ from reconciler.core.build.toolchain import pinned_toolchain
 from reconciler.core.errors import BuildError, FormatError
 from reconciler.core.nix.derivation import Derivation
 from reconciler.core.nix.store_path import STORE_DIR, StorePath
+from reconciler.core.values import value
 
 MAX_TOLD = 10  # faults told of one build
+LOADED_BY = "nix-support/loaded-by"
 _SHEBANG = b"#!"
 _MAX_SHEBANG = 4096
 _MAX_LINKS = 40  # as many as Linux follows
@@ -87,15 +94,61 @@ def _split(path: str) -> tuple[str, str]:
     return f"{STORE_DIR}/{base}", rest
 
 
+@value
+class _Program:
+    """What loads the libraries of an output."""
+
+    path: str
+    loaded: elf.Loaded
+
+    def finds(self, needed: str, library: elf.Loaded, seen: _Seen) -> bool:
+        """Whether it has a library, or finds one, for a library that it loads."""
+        if needed in self.loaded.needed:
+            return True
+        if library.is_final or self.loaded.is_final:
+            return False
+        origin = posixpath.dirname(self.path)
+        return any(seen.find(f"{_expanded(place, origin)}/{needed}") for place in self.loaded.run_path)
+
+
 def _faults(output: BuiltOutput, seen: _Seen) -> Iterator[str]:
     shown = str(output.info.path)
+    try:
+        program = _loaded_by(output, seen)
+    except FormatError as error:
+        yield f"{shown}/{LOADED_BY} {error.message}"
+        return
     for real in _files(output.real):
         name = shown + real[len(output.real) :]
-        fd = os.open(real, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
-            yield from _file_faults(fd, name, seen)
-        finally:
-            os.close(fd)
+        with _opened(real) as fd:
+            yield from _file_faults(fd, name, seen, program)
+
+
+@contextlib.contextmanager
+def _opened(real: str) -> Iterator[int]:
+    fd = os.open(real, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _loaded_by(output: BuiltOutput, seen: _Seen) -> _Program | None:
+    """The program that an output says; FormatError when it says none that is there."""
+    file = os.path.join(output.real, LOADED_BY)
+    # A link, there or on the way, may lead anywhere.
+    if os.path.realpath(file) != os.path.join(os.path.realpath(output.real), LOADED_BY) or not os.path.isfile(file):
+        return None
+    with _opened(file) as fd:
+        path = os.fsdecode(os.pread(fd, elf.MAX_PATH, 0)).strip()
+    real = seen.find(path)
+    if not real:
+        raise FormatError(f"names {path}, {_reason(path)}")
+    with _opened(real) as fd:
+        loaded = elf.read(fd)
+    if loaded is None:
+        raise FormatError(f"names {path}, which is no program that loads libraries")
+    return _Program(path, loaded)
 
 
 def _files(top: str) -> Iterator[str]:
@@ -110,7 +163,7 @@ def _files(top: str) -> Iterator[str]:
                 yield path
 
 
-def _file_faults(fd: int, name: str, seen: _Seen) -> Iterator[str]:
+def _file_faults(fd: int, name: str, seen: _Seen, program: _Program | None) -> Iterator[str]:
     start = os.pread(fd, _MAX_SHEBANG, 0)
     if start.startswith(_SHEBANG) and os.fstat(fd).st_mode & stat.S_IXUSR:
         yield from _script_faults(start, name, seen)
@@ -121,7 +174,7 @@ def _file_faults(fd: int, name: str, seen: _Seen) -> Iterator[str]:
         yield f"{name}: {error.message}"
         return
     if loaded is not None:
-        yield from _elf_faults(loaded, name, seen)
+        yield from _elf_faults(loaded, name, seen, None if loaded.interpreter else program)
 
 
 def _script_faults(start: bytes, name: str, seen: _Seen) -> Iterator[str]:
@@ -132,7 +185,7 @@ def _script_faults(start: bytes, name: str, seen: _Seen) -> Iterator[str]:
         yield f"{name} is run by {' '.join(words[:2])}, {_reason(words[0])}"
 
 
-def _elf_faults(loaded: elf.Loaded, name: str, seen: _Seen) -> Iterator[str]:
+def _elf_faults(loaded: elf.Loaded, name: str, seen: _Seen, program: _Program | None) -> Iterator[str]:
     if loaded.interpreter and not seen.find(loaded.interpreter):
         yield f"{name} is loaded by {loaded.interpreter}, {_reason(loaded.interpreter)}"
     origin = posixpath.dirname(name)
@@ -141,8 +194,11 @@ def _elf_faults(loaded: elf.Loaded, name: str, seen: _Seen) -> Iterator[str]:
         if "/" in needed:
             if not seen.find(needed):
                 yield f"{name} needs {needed}, {_reason(needed)}"
-        elif not any(seen.find(f"{place}/{needed}") for place in places):
-            yield f"{name} needs {needed}, which is in {_listed(loaded.run_path)}"
+        elif not any(seen.find(f"{place}/{needed}") for place in places) and (
+            program is None or not program.finds(needed, loaded, seen)
+        ):
+            also = f", and {program.path}, which loads it, does not have it" if program else ""
+            yield f"{name} needs {needed}, which is in {_listed(loaded.run_path)}{also}"
 
 
 def _expanded(place: str, origin: str) -> str:

@@ -32,11 +32,13 @@ _HEADER = 64
 @value
 class Loaded:
     """How a file is loaded. `needed`: names of libraries; `run_path`: the directories that they are looked for in, of
-    the RUNPATH or else the RPATH."""
+    the RUNPATH or else the RPATH. `is_final`: it is a RUNPATH: the RPATH of what loads the file does not count, and
+    its own does not for what it loads."""
 
     interpreter: str = ""
     needed: tuple[str, ...] = ()
     run_path: tuple[str, ...] = ()
+    is_final: bool = False
 
 
 @value
@@ -81,9 +83,8 @@ class _File:
         given = {tag: [_string(strings, offset) for kind, offset in table if kind == tag] for tag in (_RUNPATH, _RPATH)}
         listed = given[_RUNPATH] or given[_RPATH]
         run_path = tuple(part for path in listed for part in path.split(":") if part)
-        return Loaded(
-            interpreter, tuple(_string(strings, offset) for kind, offset in table if kind == _NEEDED), run_path
-        )
+        needed = tuple(_string(strings, offset) for kind, offset in table if kind == _NEEDED)
+        return Loaded(interpreter, needed, run_path, bool(given[_RUNPATH]))
 
     def numbers(self, data: bytes, offset: int, form: str) -> tuple[int, ...]:
         """Numbers at an offset, in the file's byte order."""

@@ -50,6 +50,7 @@ def test_a_runpath_hides_an_rpath(tmp_path: Path) -> None:
     loaded = read(tmp_path, made(needed=["a"], runpath="/new", rpath="/old"))
     assert loaded is not None
     assert loaded.run_path == ("/new",)
+    assert loaded.is_final
 
 
 @pytest.mark.parametrize("content", [b"", b"\x7fEL", b"#!/bin/sh\n", b"text", made(kind=1), made(kind=4)])
@@ -250,3 +251,76 @@ def test_of_many_faults_the_first_are_told_and_the_rest_counted(places: dict[Sto
 def test_with_the_hosts_toolchain_nothing_is_checked(places: dict[StorePath, Path]) -> None:
     program(places[OUT] / "bin/thing", "#!/bin/sh\n")
     assert told(places, "host-0123") == []
+
+
+# --- libraries that a program loads by itself -------------------------------------------------------------------------
+
+PYTHON = f"{LIBC}/bin/python3"
+AT_ORIGIN = made(interpreter=LOADER, needed=["libc.so.6", "libm.so"], rpath="/nowhere:$ORIGIN/../lib")
+FINAL = made(interpreter=LOADER, needed=["libc.so.6", "libm.so"], runpath=f"{LIBC}/lib")
+HAS_NOT = f", and {PYTHON}, which loads it, does not have it"
+PLUGINS: dict[str, tuple[bytes, bytes, str]] = {
+    # the program, the library, the fault
+    "the program's RPATH has it": (AT_ORIGIN, made(needed=["link.so"]), ""),
+    "it has an RPATH too": (AT_ORIGIN, made(needed=["own.so", "link.so"], rpath="$ORIGIN"), ""),
+    "a RUNPATH of its own hides the program's": (
+        AT_ORIGIN,
+        made(needed=["own.so", "link.so"], runpath="$ORIGIN"),
+        f"lib/plug.so needs link.so, which is in no directory of its run path ($ORIGIN){HAS_NOT}",
+    ),
+    "the program's RUNPATH is for the program": (
+        FINAL,
+        made(needed=["link.so"]),
+        f"lib/plug.so needs link.so, which is in no directory of its run path: it has none{HAS_NOT}",
+    ),
+    "the program needs it as well, wherever it is from": (FINAL, made(needed=["libm.so"], runpath="$ORIGIN"), ""),
+    "neither has it": (
+        AT_ORIGIN,
+        made(needed=["gone.so"]),
+        f"lib/plug.so needs gone.so, which is in no directory of its run path: it has none{HAS_NOT}",
+    ),
+    "it is a program itself": (
+        AT_ORIGIN,
+        made(interpreter=LOADER, needed=["link.so"]),
+        "lib/plug.so needs link.so, which is in no directory of its run path: it has none",
+    ),
+    "the program is a script": (
+        b"#!/bin/sh\n",
+        made(),
+        f"nix-support/loaded-by names {PYTHON}, which is no program that loads libraries",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", PLUGINS)
+def test_what_a_library_needs_may_be_found_by_the_program_that_loads_it(
+    places: dict[StorePath, Path], what: str
+) -> None:
+    """As ld.so(8) has it."""
+    loading, library, fault = PLUGINS[what]
+    (places[LIBC] / "bin/python3.1").write_bytes(loading)
+    (places[LIBC] / "bin/python3").symlink_to("python3.1")
+    program(places[OUT] / "lib/own.so", made())
+    program(places[OUT] / "lib/plug.so", library)
+    (places[OUT] / "nix-support").mkdir()
+    (places[OUT] / "nix-support/loaded-by").write_text(f"{PYTHON}\n")
+    assert told(places) == ([fault] if fault else [])
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [("/usr/bin/python3", "not in /nix/store"), (f"{LIBC}/bin/ruby", "not there"), ("", "not in /nix/store")],
+)
+def test_a_program_that_is_to_load_libraries_lies_in_the_store(
+    places: dict[StorePath, Path], path: str, reason: str
+) -> None:
+    (places[OUT] / "nix-support").mkdir()
+    (places[OUT] / "nix-support/loaded-by").write_text(f"{path}\n")
+    assert told(places) == [f"nix-support/loaded-by names {path}, which is {reason}"]
+
+
+def test_what_a_link_says_is_not_read(places: dict[StorePath, Path], tmp_path: Path) -> None:
+    (tmp_path / "loaded-by").write_text(f"{PYTHON}\n")
+    (places[OUT] / "nix-support").symlink_to(tmp_path)
+    program(places[OUT] / "lib/plug.so", made(needed=["link.so"]))
+    assert told(places) == ["lib/plug.so needs link.so, which is in no directory of its run path: it has none"]
