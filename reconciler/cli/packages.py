@@ -112,14 +112,15 @@ def _new(project: Any, name: str, source: str | None, output: Any) -> int:
     made = scaffold(name, source, folder)
     folder.mkdir(parents=True, exist_ok=True)
     written = [recipe]
-    if made.sample is not None and not (folder / made.sample[0]).exists():
-        (folder / made.sample[0]).write_text(made.sample[1], encoding="utf-8")
-        written.append(folder / made.sample[0])
+    for file, text in made.beside:
+        if not (folder / file).exists():
+            (folder / file).write_text(text, encoding="utf-8")
+            written.append(folder / file)
     recipe.write_text(made.recipe, encoding="utf-8")
     for path in written:
         output.data(os.path.relpath(path))
-    for each in made.needs:
+    for each, origin in made.needs:
         if not (folder / f"{each}.yml").exists():
-            output.note(f"next     reconciler packages new {each} pypi:{each}")
+            output.note(f"next     reconciler packages new {each} {origin}".rstrip())
     output.note(f"next     reconciler build {name}")
     return int(ExitStatus.OK)

@@ -3,6 +3,7 @@ count. One file is downloaded, checked against the pinned hash, and kept in the 
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -12,6 +13,7 @@ from reconciler.packages.downloads import cache_directory, is_kept, keep, run
 from reconciler.packages.specs import PypiSpec
 
 DEADLINE = 600.0  # seconds
+GLIBC = 36  # the minor version of the C library in the toolchains that come along
 
 
 def fetch(spec: PypiSpec) -> Path:
@@ -25,10 +27,15 @@ def fetch(spec: PypiSpec) -> Path:
     return kept
 
 
-def newest(wanted: str, directory: Path) -> Path:
-    """The wheel of `PROJECT`, or `PROJECT==VERSION`, that this machine's Python takes, fetched into an empty directory;
-    StoreError when there is none."""
-    return _pip(wanted, directory)[0]
+def newest(wanted: str, directory: Path, python: str) -> Path:
+    """The wheel of `PROJECT`, or `PROJECT==VERSION`, for Python `python` (3.11, say), whatever that of this machine is,
+    on a machine as this and the C library of the pinned toolchain; fetched into an empty directory. StoreError when
+    there is none."""
+    tags = ["--python-version", python, "--implementation", "cp"]
+    tags += [word for abi in (f"cp{python.replace('.', '')}", "abi3", "none") for word in ("--abi", abi)]
+    kinds = ("manylinux1", "manylinux2010", "manylinux2014", *(f"manylinux_2_{minor}" for minor in range(5, GLIBC + 1)))
+    tags += [word for kind in kinds for word in ("--platform", f"{kind}_{os.uname().machine}")]
+    return _pip(wanted, directory, *tags)[0]
 
 
 def _download(spec: PypiSpec, directory: Path) -> Path:

@@ -67,6 +67,7 @@ from reconciler.packages.toolchain_written import (
 from reconciler.packages.written import find
 
 SHIPPED = "debian-12"
+AUTOTOOLS = "debian-12-autotools"
 FOLDER = "toolchains"
 _SUFFIX = ".yml"
 _PATH = re.compile(r"(?!.*(?:^|/)\.\.?(?:/|$))[A-Za-z0-9_+.\-*]+(?:/[A-Za-z0-9_+.\-*\[]+)*")

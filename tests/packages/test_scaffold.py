@@ -10,11 +10,15 @@ from pathlib import Path
 import pytest
 
 from reconciler.cli.main import run
+from reconciler.core.build.toolchain import host_system
 from reconciler.core.errors import BuildError, StoreError, UsageError
+from reconciler.inventory.desired import Position
 from reconciler.packages import pypi
 from reconciler.packages.recipe import load
-from reconciler.packages.scaffold import scaffold
+from reconciler.packages.resolver import Resolver
+from reconciler.packages.scaffold import brought_along, scaffold
 from reconciler.packages.specs import PathSpec, PypiSpec, UrlSpec
+from tests.core.build.elf_files import elf
 
 
 @pytest.fixture
@@ -22,6 +26,15 @@ def folder(tmp_path: Path) -> Path:
     made = tmp_path / "packages"
     made.mkdir()
     return made
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "inventories/main").mkdir(parents=True)
+    (tmp_path / "inventories/main/hosts.yml").write_text("all: {hosts: {a: {ansible_connection: local}}}\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RECONCILER_STORE", str(tmp_path / "store"))
+    return tmp_path
 
 
 def test_a_url_is_pinned_and_tells_version_and_kind(folder: Path, tmp_path: Path) -> None:
@@ -51,6 +64,70 @@ def test_a_file_tells_its_kind(folder: Path, file: str, text: str, kind: str) ->
     assert ("\n# patches: [" in (folder / "new.yml").read_text()) == (kind == "autotools")
     (variant,) = load(folder / "new.yml", "new.yml").versions.values()
     assert isinstance(variant.sources[0], PathSpec)
+
+
+TREES: dict[tuple[str, ...], tuple[str, str]] = {
+    # what lies in it: the toolchain, and how it is built
+    ("configure", "configure.ac"): ("debian-12", "\nkind: autotools\n"),
+    ("Makefile",): ("debian-12", "\nkind: autotools\n"),
+    ("configure.ac", "src/configure"): (
+        "debian-12-autotools",
+        "\nbuild: |\n  autoreconf -fi\n  ./configure --prefix=$out\n",
+    ),
+    ("configure.in",): ("debian-12-autotools", "\nbuild: |\n  autoreconf -fi\n  ./configure --prefix=$out\n"),
+}
+
+
+@pytest.mark.parametrize("files", TREES)
+@pytest.mark.parametrize("prefix", ["", "./"])
+def test_what_has_no_configure_is_given_the_toolchain_that_makes_one(
+    folder: Path, files: tuple[str, ...], prefix: str
+) -> None:
+    toolchain, how = TREES[files]
+    with tarfile.open(folder / "lib-3.1.tar.gz", "w:gz") as archive:
+        for file in files:
+            archive.addfile(tarfile.TarInfo(f"{prefix}lib-3.1/{file}"))
+    for source in ("lib-3.1.tar.gz", (folder / "lib-3.1.tar.gz").as_uri()):
+        made = scaffold("lib", source, folder).recipe
+        assert f"\ntoolchain: {toolchain}\n" in made
+        assert how in made
+        (folder / "lib.yml").write_text(made)
+        assert load(folder / "lib.yml", "lib.yml").versions["3.1"].toolchain == toolchain
+    if "Makefile" not in files:
+        (folder / "tree/src").mkdir(parents=True)
+        for file in files:
+            (folder / "tree" / file).write_text("")
+        assert f"\ntoolchain: {toolchain}\n" in scaffold("lib", "tree", folder).recipe
+
+
+HOST_ONLY = {
+    "lib-3.1.zip": (b"", "host             # a pinned one has no unzip, unless you extend it"),
+    "tool-3.1": (elf(interpreter="/lib/ld.so"), "host             # it is linked to the C library of a distribution"),
+    "tool-v3.1": (elf(), "debian-12"),
+}
+
+
+@pytest.mark.parametrize("file", HOST_ONLY)
+def test_what_a_pinned_toolchain_is_no_use_for_is_for_the_host(folder: Path, file: str) -> None:
+    content, toolchain = HOST_ONLY[file]
+    (folder / file).write_bytes(content)
+    for source in (file, (folder / file).as_uri()):
+        made = scaffold("it", source, folder).recipe
+        (folder / "it.yml").write_text(made)
+        assert f"\ntoolchain: {toolchain}\n" in made
+        assert load(folder / "it.yml", "it.yml").versions["3.1"].toolchain == toolchain.partition(" ")[0]
+
+
+def test_recipes_that_are_brought_along_are_those_of_the_example_and_come_with_their_inputs(folder: Path) -> None:
+    shown = Path(__file__).parents[2] / "inventories/gnu/packages"
+    assert list(brought_along()) == ["libffi", "python3", "zlib"]
+    for file in brought_along().values():
+        assert file.read_text() == (shown / file.name).read_text()
+        load(file, file.name)
+    made = scaffold("python3", None, folder)
+    assert made.recipe == (shown / "python3.yml").read_text()
+    assert sorted(name for name, _ in made.beside) == ["libffi.yml", "zlib.yml"]
+    assert scaffold("zlib", None, folder).beside == ()
 
 
 def test_a_file_tells_its_version_and_may_be_named_as_it_is_called_in_the_folder(folder: Path) -> None:
@@ -86,16 +163,31 @@ def test_a_wheel_tells_what_it_is_and_what_it_needs(folder: Path) -> None:
     recipe = load(folder / "app.yml", "app.yml")
     variant = recipe.versions["2.5"]
     assert recipe.description == 'says: what is "needed"'
-    assert [each.reference for each in variant.inputs] == ["click", "ruamel-yaml"] == list(made.needs)
-    assert "\nkind: python-app\n" in made.recipe
+    assert [each.reference for each in variant.inputs] == ["python3", "click", "ruamel-yaml"]
+    assert made.needs == (("python3", ""), ("click", "pypi:click"), ("ruamel-yaml", "pypi:ruamel-yaml"))
+    assert "\ntoolchain: debian-12\nkind: python-app\n" in made.recipe
     assert made.recipe.endswith("# By its conditions perhaps also: tomli\n")
 
 
 def test_a_wheel_without_any_python_is_the_programs_that_it_brings(folder: Path) -> None:
     path = made_wheel(folder, {"app-2.5.data/scripts/app": "\x7fELF"})
-    (folder / "app.yml").write_text(scaffold("app", str(path), folder).recipe)
-    assert "\nkind: files\n" in (folder / "app.yml").read_text()
-    assert "cp -R app-2.5.data/scripts/app" in load(folder / "app.yml", "app.yml").versions["2.5"].build
+    # From a server it is read as well.
+    for source in (str(path), path.as_uri()):
+        made = scaffold("app", source, folder)
+        (folder / "app.yml").write_text(made.recipe)
+        assert "\nkind: files\n" in made.recipe
+        variant = load(folder / "app.yml", "app.yml").versions["2.5"]
+        assert "cp -R app-2.5.data/scripts/app" in variant.build
+        assert [each.reference for each in variant.inputs] == ["python3"], "it unpacks the wheel"
+        assert made.needs == (("python3", ""),)
+
+
+def test_wheels_are_chosen_for_the_c_library_that_they_will_run_with(project: Path) -> None:
+    toolchains = Resolver(project, project / "inventories/main").toolchains
+    for system in ("x86_64-linux", "aarch64-linux"):
+        found = toolchains.find("debian-12", system, Position("recipe.yml", 1, 1))
+        (libc,) = (deb for deb in found.libc.debs if deb.package == "libc6")
+        assert libc.version.startswith(f"2.{pypi.GLIBC}-")
 
 
 @pytest.mark.network
@@ -107,6 +199,10 @@ def test_a_project_of_the_index_is_pinned(folder: Path) -> None:
     assert isinstance(source, PypiSpec)
     assert (source.project, source.version) == ("shfmt-py", "4.2.0")
     assert pypi.fetch(source).name.endswith(source.file)
+    # What is compiled is for the Python that the package will run with, whatever this one is.
+    assert "-cp311-cp311-manylinux" in scaffold("pyyaml", "pypi:pyyaml@6.0.2", folder).recipe
+    (folder / "python3.yml").write_text("versions: {3.9.2: {}, 3.12.1: {}}\ntoolchain: host\n")
+    assert "-cp312-cp312-manylinux" in scaffold("pyyaml", "pypi:pyyaml@6.0.2", folder).recipe
     with pytest.raises(StoreError, match="pip cannot fetch shfmt-py==0"):
         scaffold("shfmt", "pypi:shfmt-py@0", folder)
 
@@ -133,13 +229,28 @@ def test_a_url_that_is_nowhere_is_told(folder: Path) -> None:
         scaffold("x", "file:///nowhere/x-1.0.tar", folder)
 
 
-def test_a_sample_is_written_once_and_builds(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "inventories/main").mkdir(parents=True)
-    (tmp_path / "inventories/main/hosts.yml").write_text("all: {hosts: {a: {ansible_connection: local}}}\n")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("RECONCILER_STORE", str(tmp_path / "store"))
+def test_what_a_wheel_needs_is_told_until_it_is_there(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (project / "packages").mkdir()
+    made_wheel(project / "packages", {"app/__init__.py": ""})
+    assert run("reconciler", ["packages", "new", "app", "app-2.5-py3-none-any.whl"]) == 0
+    assert capsys.readouterr().err.splitlines() == [
+        "next     reconciler packages new python3",
+        "next     reconciler packages new click pypi:click",
+        "next     reconciler packages new ruamel-yaml pypi:ruamel-yaml",
+        "next     reconciler build app",
+    ]
+    (project / "packages/zlib.yml").write_text("version: 9\ntoolchain: host\n")
+    assert run("reconciler", ["packages", "new", "python3"]) == 0
+    assert capsys.readouterr().out.splitlines() == ["packages/python3.yml", "packages/libffi.yml"]
+    assert (project / "packages/zlib.yml").read_text().startswith("version: 9"), "it is somebody's own"
+    (project / "packages/app.yml").unlink()
+    assert run("reconciler", ["packages", "new", "app", "app-2.5-py3-none-any.whl"]) == 0
+    assert "new python3" not in capsys.readouterr().err
+
+
+@pytest.mark.network
+@pytest.mark.skipif(host_system() != "x86_64-linux", reason="the toolchain that comes along is for x86_64-linux")
+def test_a_sample_is_written_once_and_builds(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("reconciler", ["packages", "new", "greeter"]) == 0
     captured = capsys.readouterr()
     assert captured.out.splitlines() == ["packages/greeter.yml", "packages/greeter.sh"]
