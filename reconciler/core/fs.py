@@ -32,6 +32,20 @@ def replace_file(path: str, data: bytes, mode: int = 0o644, durable: bool = True
 
     Readers see the old or the new file, also after a power loss. With `durable` off (a cache) only the former holds.
     """
+    _put_file(path, data, mode, durable, _move_over)
+
+
+def create_file(path: str, data: bytes, mode: int = 0o644) -> bool:
+    """The same, durable, where nothing stands at `path` yet; else False, and what stands there stays. Of several who
+    do this at once one succeeds."""
+    try:
+        _put_file(path, data, mode, True, _move_where_free)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _put_file(path: str, data: bytes, mode: int, durable: bool, move: Callable[[str, str, int], None]) -> None:
     parent, name = _split(path)
     parent_fd = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -45,7 +59,7 @@ def replace_file(path: str, data: bytes, mode: int = 0o644, durable: bool = True
                     os.fsync(fd)
             finally:
                 os.close(fd)
-            os.rename(temporary, name, src_dir_fd=parent_fd, dst_dir_fd=parent_fd)
+            move(temporary, name, parent_fd)
         except BaseException:
             with contextlib.suppress(OSError):
                 os.unlink(temporary, dir_fd=parent_fd)
@@ -54,6 +68,15 @@ def replace_file(path: str, data: bytes, mode: int = 0o644, durable: bool = True
             fsync_directory(parent_fd)
     finally:
         os.close(parent_fd)
+
+
+def _move_over(temporary: str, name: str, parent_fd: int) -> None:
+    os.rename(temporary, name, src_dir_fd=parent_fd, dst_dir_fd=parent_fd)
+
+
+def _move_where_free(temporary: str, name: str, parent_fd: int) -> None:
+    os.link(temporary, name, src_dir_fd=parent_fd, dst_dir_fd=parent_fd, follow_symlinks=False)
+    os.unlink(temporary, dir_fd=parent_fd)
 
 
 def replace_symlink(target: str, path: str, durable: bool = True, dir_fd: int | None = None) -> None:

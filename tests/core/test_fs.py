@@ -28,6 +28,16 @@ def test_a_file_is_replaced_whole_with_its_mode_and_nothing_else_is_left(tmp_pat
     assert os.listdir(tmp_path) == ["file"]
 
 
+def test_a_file_is_created_once_and_what_is_there_stays(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    assert fs.create_file(str(path), b"one", mode=0o600)
+    assert not fs.create_file(str(path), b"two")
+    assert (path.read_bytes(), stat.S_IMODE(path.stat().st_mode), path.stat().st_nlink) == (b"one", 0o600, 1)
+    (tmp_path / "link").symlink_to("nowhere")
+    assert not fs.create_file(str(tmp_path / "link"), b"two")
+    assert sorted(os.listdir(tmp_path)) == ["file", "link"]
+
+
 def test_a_link_is_replaced_by_the_file_and_not_followed(tmp_path: Path) -> None:
     (tmp_path / "target").write_text("kept")
     (tmp_path / "file").symlink_to("target")

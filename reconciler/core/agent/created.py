@@ -40,20 +40,16 @@ def note(host: Host, paths: Iterable[str]) -> None:
     known = read(host) if wanted else ()
     new = [path for path in wanted if path not in known]
     if new:
-        write(host, [*known, *new])
+        fs.replace_file(host.path(RECORD), _text([*known, *new]))
 
 
-def write(host: Host, paths: Iterable[str]) -> None:
-    fs.replace_file(host.path(RECORD), "\n".join([_HEADER, *paths, ""]).encode(errors="surrogateescape"))
+def _text(paths: Iterable[str]) -> bytes:
+    return "\n".join([_HEADER, *paths, ""]).encode(errors="surrogateescape")
 
 
 def made_store(host: Host) -> bool:
     """Whether the host's store is ours: a deployment made it."""
     return STORE_DIR in read(host)
-
-
-def recorded(host: Host) -> bool:
-    return os.path.exists(host.path(RECORD))
 
 
 def missing_state(host: Host) -> list[str]:
@@ -62,13 +58,20 @@ def missing_state(host: Host) -> list[str]:
     return [path for path in state if not os.path.isdir(host.path(path))]
 
 
+def note_state(host: Host, missing: Iterable[str]) -> None:
+    """Before a store is opened that may have to be made: write down what is, given what of `missing_state` was there.
+    Once, by whoever is first: a deployment holds the host's lock, and a build for others does not."""
+    if not os.path.exists(host.path(RECORD)):
+        fs.create_file(host.path(RECORD), _text(new_state(host, missing)))
+
+
 def note_store(host: Host) -> None:
     """Before a store is opened for other work than a deployment, a build say: where there is none, the one that is made
     is ours, whenever the first deployment comes."""
     missing = missing_state(host)
-    if STORE_DIR in missing and not recorded(host):
+    if STORE_DIR in missing:
         fs.ensure_directory(host.own_state)
-        write(host, new_state(host, missing))
+        note_state(host, missing)
 
 
 def new_state(host: Host, missing: Iterable[str]) -> tuple[str, ...]:
@@ -83,7 +86,7 @@ def new_state(host: Host, missing: Iterable[str]) -> tuple[str, ...]:
     top = host.path("/nix")
     if "/nix" not in found and all(name in skeleton or name.startswith("var/reconciler/.") for name in _below(top)):
         found[:0] = ["/nix", "/nix/store"]
-    return tuple(found)
+    return tuple(dict.fromkeys(found))
 
 
 def _below(top: str) -> Iterable[str]:

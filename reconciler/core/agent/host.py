@@ -99,11 +99,12 @@ class Host:
     @property
     def managed(self) -> bool:
         """Whether a deployment was begun here, and not undone whole. A build for others writes down that the store is
-        ours (created.py), and manages nothing."""
+        ours (created.py), and manages nothing; nor do temporary files of one that was killed while it did."""
         try:
-            return os.listdir(self.own_state) != ["created"]
+            found = os.listdir(self.own_state)
         except OSError:
             return False
+        return any(name != "created" and not name.startswith(".") for name in found)
 
     def stage_root(self, profile: str) -> str:
         """The collector's root of what is staged for `profile`: `system`, `default`, `user/NAME`, and for a path

@@ -39,8 +39,7 @@ def begin(host: Host, request: BeginRequest) -> Begun:
     _take(host, lock)
     try:
         _write_owner(lock.fd, LockOwner(request.deployment, request.who, os.getpid(), time.time()))
-        if not created.recorded(host):
-            created.write(host, created.new_state(host, missing))
+        created.note_state(host, missing)
         host.open_store(create=True).close()
         nix.keep_version(host)
         host.session.lock, host.session.deployment = lock, request.deployment

@@ -78,6 +78,7 @@ def test_a_deployment_leaves_the_agent_and_the_next_start_uses_it(tmp_path: Path
 def test_a_managed_host_keeps_a_new_agent_when_told_to(tmp_path: Path) -> None:
     root = tmp_path / "root"
     (root / "nix/var/reconciler").mkdir(parents=True)
+    (root / "nix/var/reconciler/lock").touch()
     with agent(root) as client:
         client.observe(ObserveRequest())
     assert kept(root) == {}
