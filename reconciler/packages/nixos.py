@@ -1,14 +1,14 @@
 """NixOS systems (toplevels), as an inventory's `nixos` names them; evaluated by a real Nix on the controller.
 
-    FLAKE#NAME            nixosConfigurations.NAME of a flake; `path:./x` is relative to the project's root
+    FLAKE#NAME            nixosConfigurations.NAME of a flake; `path:./x`, or `./x`, is relative to the project's root
     FILE.nix              what NixOS's `nixos` function gives for a configuration, or a function of `system` to that
     FILE.nix#ATTRIBUTE    such a thing below an attribute
 
 as `nixos-rebuild` takes them by --flake, --file and --attr; of each `config.system.build.toplevel` is meant.
 
-What lies in the project (`path:` and files) is evaluated by each run, so that what the user edits takes effect: what it
-is made from is pinned beside it, by flake.lock or by its own words. A flake elsewhere is pinned by the lock, as its
-derivation.
+What lies on this machine (`path:`, `./x`, `/x`, files) is evaluated by each run, so that what the user edits takes
+effect: what it is made from is pinned beside it, by flake.lock or by its own words. A flake elsewhere is pinned by the
+lock, as its derivation.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class NixosSystems:
 
     def moves(self, text: str) -> bool:
         """Whether something else than an edit of the project can change what this means."""
-        return not (text.startswith("path:") or _is_file(text))
+        return not (text.startswith(("path:", ".", "/")) or _is_file(text))
 
     def now(self, text: str, system: str, shown: str) -> Package:
         """What it is now; UsageError when it cannot be evaluated."""

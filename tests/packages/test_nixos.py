@@ -50,6 +50,7 @@ def resolver(project: Project, tmp_path: Path, lock: Lock | None = None) -> Reso
     ("text", "name"),
     [
         ("path:./nixos#web01.example.org", "web01"),
+        ("./nixos#web01.example.org", "web01"),
         ("nixos/hosts.nix#web01", "web01"),
         ("nixos/hosts.nix", "only"),
     ],
