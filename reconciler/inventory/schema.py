@@ -27,6 +27,7 @@ from dataclasses import dataclass
 
 from reconciler.core.errors import FormatError
 from reconciler.core.nix.store_path import STORE_DIR, StorePath
+from reconciler.core.nix.systems import system_of
 from reconciler.core.profile.names import DEFAULT, place_problem
 from reconciler.inventory.faults import FaultLog, InputError
 from reconciler.inventory.names import did_you_mean, nearest
@@ -332,7 +333,9 @@ def place_name(text: str, where: Scalar) -> str:
 def architecture_name(text: str, where: Scalar) -> str:
     """A system as Nix names it."""
     if text not in ARCHITECTURES:
-        hint = did_you_mean(text, ARCHITECTURES) or f"one of {', '.join(ARCHITECTURES)}"
+        meant = system_of(text.removesuffix("-linux"))  # arm64, amd64, x86_64
+        known = [meant] if meant in ARCHITECTURES else ARCHITECTURES
+        hint = did_you_mean(meant, known) or f"one of {', '.join(ARCHITECTURES)}"
         fail(where.position, f"'{text}' is not a system", hint)
     return text
 
@@ -363,7 +366,7 @@ def nixos_system(text: str, where: Scalar) -> str:
         return text
     source, _, name = text.partition("#")
     named = bool(name) or source.endswith(".nix")
-    if text != UNMANAGED and not (source and named and text.isprintable() and " " not in text):
+    if text != UNMANAGED and not (source and named and text.isprintable() and " " not in text and text[0] != "-"):
         fail(where.position, f"nixos: {text!r} is no NixOS system", did_you_mean(text, [UNMANAGED]) or _NIXOS_HINT)
     return text
 

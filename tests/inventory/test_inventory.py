@@ -111,6 +111,14 @@ def test_an_ini_inventory_is_refused_with_the_command_that_converts_it(tmp_path:
     assert error.hint == "convert it: ansible-inventory -i hosts.yml --list --yaml --export --output hosts.yml"
 
 
+@pytest.mark.parametrize(
+    ("said", "meant"), [("arm64-linux", "aarch64-linux"), ("amd64", "x86_64-linux"), ("x86-linux", "x86_64-linux")]
+)
+def test_a_system_in_somebody_elses_words_is_answered_with_nixs(tmp_path: Path, said: str, meant: str) -> None:
+    (error,) = errors_of(tmp_path, f"all: {{hosts: {{a: {{desired: {{system: {said}}}}}}}}}")
+    assert error.hint == f"did you mean '{meant}'?"
+
+
 def test_variables_of_ansible_are_free_and_their_surprises_are_ansibles(tmp_path: Path) -> None:
     inventory = read(tmp_path, "all: {hosts: {a: {on: yes, mode: 0644, v: 1.10, files: {x: 1}, packges: [a]}}}")
     assert inventory.variables("a") == {"on": True, "mode": 420, "v": 1.1, "files": {"x": 1}, "packges": ["a"]}

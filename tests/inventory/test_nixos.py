@@ -62,6 +62,7 @@ WRONG = {
     "nixos: 'path:./nixos#'": "nixos: 'path:./nixos#' is no NixOS system",
     "nixos: '#web01'": "nixos: '#web01' is no NixOS system",
     "nixos: 'a b.nix'": "nixos: 'a b.nix' is no NixOS system",
+    "nixos: '-x#web01'": "nixos: '-x#web01' is no NixOS system",
     "nixos: /nix/store/x": "'x' is no store path",
     "nixos: [a.nix]": "nixos is not one word",
     "nixo: a.nix": "unknown key 'nixo'",
