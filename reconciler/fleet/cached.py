@@ -42,16 +42,17 @@ def shares(workshop: Workshop, builders: Sequence[Builder]) -> Mapping[str, Shar
     wanted = [[path for path in offered[each.packages] if path not in each.fetches] for each in builders]
     with ThreadPoolExecutor(_QUESTIONS, "hosts") as pool:
         lacking = list(pool.map(_lacking, builders, wanted))
-    missing = sorted({path for paths in lacking for path in paths})
-    taken = workshop.take(missing)
+    taken = workshop.take(sorted({path for paths in lacking for path in paths}))
     return {
-        each.run.plan.host: _share(each, frozenset(paths if taken else set(paths) - set(lacks)), lacks if taken else [])
+        each.run.plan.host: _share(each, set(paths) - set(lacks), [path for path in lacks if path in taken])
         for each, paths, lacks in zip(builders, wanted, lacking, strict=True)
     }
 
 
-def _share(builder: Builder, cached: frozenset[StorePath], brought: Sequence[StorePath]) -> Share:
-    return Share(tuple(one for one in builder.packages if not cached.issuperset(one.paths)), tuple(brought))
+def _share(builder: Builder, there: set[StorePath], brought: Sequence[StorePath]) -> Share:
+    """`there`: what the host has already."""
+    had = there | set(brought)
+    return Share(tuple(one for one in builder.packages if not had.issuperset(one.paths)), tuple(brought))
 
 
 def _lacking(builder: Builder, paths: Sequence[StorePath]) -> list[StorePath]:

@@ -168,21 +168,19 @@ class Workshop:
             self._without_caches(error)
             return []
 
-    def take(self, outputs: Sequence[StorePath]) -> bool:
-        """Fetch what caches have; whether that is valid here now. A cache that cannot be used costs a build, not the
+    def take(self, outputs: Sequence[StorePath]) -> set[StorePath]:
+        """Fetch what caches have; those that are valid here now. A cache that cannot be used costs builds, not the
         run."""
         caches = self._resolver.caches
-        if caches is None or not outputs:
-            return not outputs
-        from reconciler.core.store.substitute import substitute
+        if caches is not None and outputs:
+            from reconciler.core.store.substitute import substitute
 
-        try:
-            with self._told():
-                substitute(self.store, caches, outputs, on_event=self._fetching)
-        except StoreError as error:
-            self._without_caches(error)
-            return False
-        return True
+            try:
+                with self._told():
+                    substitute(self.store, caches, outputs, on_event=self._fetching)
+            except StoreError as error:
+                self._without_caches(error)
+        return self.store.valid(outputs)
 
     def _without_caches(self, error: ReconcilerError) -> None:
         self._observer.noted(f"caches: {error.message}; what is missing is built")

@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from reconciler.core.nix.store_path import StorePath
 from reconciler.core.profile.environment import Element, environment
 from reconciler.core.store.gc import GcOptions, collect
 from reconciler.core.store.store import Store
 from reconciler.fleet.delivery import Workshop
 from reconciler.fleet.events import Silent
 from reconciler.fleet.targets import ProfileTarget
-from reconciler.packages.resolver import Resolver
+from reconciler.inventory.sets import CacheSpec
+from reconciler.packages.resolver import PackageSets, Resolver
 from tests.conftest import make_writable
 from tests.core.profile.packages import package, realise_environment
 
@@ -22,6 +24,31 @@ from tests.core.profile.packages import package, realise_environment
 def root(tmp_path: Path) -> Iterator[Path]:
     yield tmp_path / "root"
     make_writable(tmp_path)
+
+
+class Heard(Silent):
+    """Keeps what the run is told beside its hosts."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def noted(self, text: str) -> None:
+        self.notes.append(text)
+
+
+def test_what_caches_cannot_give_is_told_and_what_is_there_is_taken(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache/nix-cache-info").write_text("StoreDir: /nix/store\n")
+    sets = PackageSets(caches=(CacheSpec(f"file://{tmp_path}/cache", ()),), cache_directory=tmp_path / "kept")
+    observer = Heard()
+    with Store.open(str(root), create=True) as store:
+        one, gone = package(store, "a-1.0"), StorePath("b" * 32, "gone-1.0")
+        workshop = Workshop(store, Resolver(tmp_path, tmp_path, sets=sets), observer, 1)
+        assert workshop.take([]) == set()
+        assert workshop.take([one]) == {one}
+        assert observer.notes == []
+        assert workshop.take([one, gone]) == {one}
+    assert observer.notes == [f"caches: {gone}: it is not in the store, and no cache has it; what is missing is built"]
 
 
 @pytest.mark.parametrize("step", ["realise", "bundle", "nothing"])
