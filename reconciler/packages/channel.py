@@ -22,6 +22,7 @@ from reconciler.core.store.binary_cache import BinaryCache, Caches, Offer
 from reconciler.inventory.outputs import MANUAL, OUTPUTS, Named
 from reconciler.inventory.sets import ChannelSet
 from reconciler.packages import versions
+from reconciler.packages.cache_answers import CacheAnswers
 from reconciler.packages.channel_files import ChannelFiles
 from reconciler.packages.machine import ANY, Machines, is_c_library
 from reconciler.packages.model import NotThereError
@@ -76,6 +77,7 @@ class Channel:
         self.spec = spec
         self._files = ChannelFiles(spec, project, cache)
         self._machines = Machines(cache / "channels" / "systems.json")
+        self._memory = CacheAnswers(cache)
         self._offers: dict[StorePath, Offer | None] = {}
 
     @property
@@ -85,7 +87,7 @@ class Channel:
     @cached_property
     def caches(self) -> Caches:
         """The channel's binary cache."""
-        return Caches([BinaryCache(self._files.cache_url(), self.spec.keys)])
+        return Caches([BinaryCache(self._files.cache_url(), self.spec.keys, memory=self._memory)])
 
     @cached_property
     def listed(self) -> StorePathList:

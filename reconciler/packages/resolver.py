@@ -67,10 +67,12 @@ def _expressions(chosen: PackageSets, evaluator: Evaluator) -> dict[str, NixPack
     return {each.name: NixPackages(each, evaluator) for each in specs}
 
 
-def _caches(specs: Iterable[CacheSpec]) -> Caches:
+def _caches(chosen: PackageSets) -> Caches:
     from reconciler.core.store.binary_cache import BinaryCache, Caches
+    from reconciler.packages.cache_answers import CacheAnswers
 
-    return Caches([BinaryCache(each.url, each.keys) for each in specs])
+    memory = CacheAnswers(chosen.cache_directory)
+    return Caches([BinaryCache(each.url, each.keys, memory=memory) for each in chosen.caches])
 
 
 class Resolver:
@@ -94,7 +96,7 @@ class Resolver:
         self._nixos = NixosSystems(evaluator)
         self._order = tuple(dict.fromkeys(each.name for each in chosen.sets))
         self._given: dict[StorePath, Source] = {}
-        self.caches = _caches(chosen.caches) if chosen.caches else None
+        self.caches = _caches(chosen) if chosen.caches else None
 
     # --- questions ----------------------------------------------------------------------------------------------------
 

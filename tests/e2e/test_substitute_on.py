@@ -93,8 +93,10 @@ def test_what_a_cache_has_goes_from_there_to_the_host_and_not_through_the_contro
     offer(admin, offered, server.url)
     admin.want({"packages": ["htop", "greet@1.0"], "substitute_on": "target"})
     admin.want({"substitute_on": "controller"}, "host_vars/web02")
-    admin.run("lock")
+    admin.run("plan", "--hosts", "web02")
     server.asked.clear()
+    admin.run("lock")
+    assert not [path for path in server.asked if path.endswith(".narinfo")], "what caches said is known from the plan"
     report = deployed(admin, "-l", "web01")
     (web01,) = report["hosts"]
     assert web01["state"] == "confirmed"

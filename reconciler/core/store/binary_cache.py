@@ -13,6 +13,7 @@ reads to its end has read the right one, whole.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Callable, TypeVar
@@ -25,7 +26,8 @@ from reconciler.core.nix.signature import PublicKey
 from reconciler.core.nix.store_path import StorePath
 from reconciler.core.store import compression
 from reconciler.core.store.cache_archive import Archive, File, check_sizes
-from reconciler.core.store.cache_places import Place, place
+from reconciler.core.store.cache_memory import Memory
+from reconciler.core.store.cache_places import Place, Site, place
 from reconciler.core.store.cache_trust import check_trust
 from reconciler.core.store.compression import CutShortError
 from reconciler.core.store.path_info import PathInfo
@@ -40,11 +42,19 @@ CACHE_INFO = "nix-cache-info"
 DEFAULT_PRIORITY = 50  # Nix's, of a cache that names none; the lower, the earlier
 
 
+@value
+class Answer:
+    """What a cache said of a path; None where it did not have it."""
+
+    narinfo: NarInfo | None
+
+
 class BinaryCache:
     """One cache, at an http, https or file URL. Safe for several threads; `close` when done.
 
     `keys` are those trusted for it. `priority` stands above what the cache says of itself. A user and password in the
-    URL go to the server and are not shown: `str()` is the URL without them. UsageError for another URL.
+    URL go to the server and are not shown: `str()` is the URL without them. `memory` keeps what a web server said.
+    UsageError for another URL.
     """
 
     def __init__(
@@ -53,11 +63,13 @@ class BinaryCache:
         keys: Sequence[PublicKey] = (),
         priority: int | None = None,
         patience: Patience | None = None,
+        memory: Memory | None = None,
     ) -> None:
         self.keys = tuple(keys)
         self.patience = patience or Patience()
         self._priority = priority
         self._place: Place = place(url, self.patience)
+        self._memory = memory if isinstance(self._place, Site) else None  # a disk is asked again as fast
         self._info: CacheInfo | None = None
         self._guard = threading.Lock()
 
@@ -93,11 +105,24 @@ class BinaryCache:
         StoreError or FormatError, which name file and field, when it is not to be believed or cannot be used.
         """
         self.info()
-        name = f"{path.hash_part}.narinfo"
-        data = self._small(name, narinfos.MAX_SIZE)
-        if data is None:
+        data = self._small(f"{path.hash_part}.narinfo", narinfos.MAX_SIZE)
+        found = None if data is None else self._believed(data, path)
+        if self._memory is not None:
+            self._memory.keep(str(self), path.hash_part, data)
+        return found
+
+    def recalled(self, path: StorePath) -> Answer | None:
+        """What it said of `path` in an earlier run, if that would be believed now; None where nothing is known."""
+        said = self._memory.recall(str(self), path.hash_part) if self._memory is not None else None
+        if said is None or said.data is None:
+            return None if said is None else Answer(None)
+        try:
+            return Answer(self._believed(said.data, path))
+        except ReconcilerError:
             return None
-        shown = self._place.shown(name)
+
+    def _believed(self, data: bytes, path: StorePath) -> NarInfo:
+        shown = self._place.shown(f"{path.hash_part}.narinfo")
         found = narinfos.parse(data, shown, path.hash_part)
         if found.path != path:
             raise FormatError(f"{shown}: StorePath: {found.path} is not {path}, which was asked for")
@@ -205,8 +230,10 @@ class Offer:
 class Caches:
     """Several caches, the one of the lowest priority asked first, those of equal ones in the order given.
 
-    What a cache said of a path, also that it has none, is remembered for as long as this lives. One that cannot be
-    reached is left out after a few paths. `heard` is told of every error that another cache may make good. Safe for
+    What a cache said of a path, also that it has none, is remembered for as long as this lives. What it said in an
+    earlier run, where the cache has a memory, spares the question; but the cache itself is asked before it is concluded
+    that none has the path, and when what was remembered leads to nothing. One that cannot be reached is left out after
+    a few paths. `heard` is told of every error that another cache may make good. Safe for
     several threads; `close` when done.
     """
 
@@ -220,6 +247,7 @@ class Caches:
         self._guard = threading.Lock()
         self._ordered: tuple[BinaryCache, ...] | None = None
         self._said: dict[tuple[int, StorePath], NarInfo | ReconcilerError | None] = {}
+        self._recalled: set[tuple[int, StorePath]] = set()  # what of `_said` is an earlier run's
         self._failures: dict[int, int] = {}
         self._down: dict[int, ReconcilerError] = {}
 
@@ -228,9 +256,24 @@ class Caches:
 
     def offers(self, path: StorePath) -> Iterator[Offer]:
         """What the caches that have `path` say of it, the first choice first. Each is asked when it is its turn."""
+        found = False
         for cache in self._order():
             said = self._ask(cache, path)
             if isinstance(said, NarInfo):
+                found = True
+                yield Offer(cache, said)
+        if not found:
+            yield from self._anew(path)
+
+    def _anew(self, path: StorePath) -> Iterator[Offer]:
+        """What caches say now that was another thing, or nothing, in an earlier run."""
+        for cache in self._order():
+            with self._guard:
+                earlier = self._said.get((id(cache), path))
+                if (id(cache), path) not in self._recalled or id(cache) in self._down:
+                    continue
+            said = self._ask_now(cache, path)
+            if isinstance(said, NarInfo) and said != earlier:
                 yield Offer(cache, said)
 
     def find(self, path: StorePath) -> Offer | None:
@@ -247,7 +290,7 @@ class Caches:
         """What `use` makes of the path's archive. It is called again, with a new archive, when a transfer fails or the
         archive is not what it should be: again with that of the same cache, or with the next one's."""
         errors: list[ReconcilerError] = []
-        for offer in self.offers(path):
+        for offer in itertools.chain(self.offers(path), self._anew(path)):
             try:
                 return offer.read(lambda archive, info=offer.info: use(info, archive))  # type: ignore[misc]
             except (StoreError, FormatError) as error:
@@ -286,6 +329,16 @@ class Caches:
                 return self._said[key, path]
             if key in self._down:
                 return self._down[key]
+        earlier = cache.recalled(path)
+        if earlier is None:
+            return self._ask_now(cache, path)
+        with self._guard:
+            self._said[key, path] = earlier.narinfo
+            self._recalled.add((key, path))
+        return earlier.narinfo
+
+    def _ask_now(self, cache: BinaryCache, path: StorePath) -> NarInfo | ReconcilerError | None:
+        key = id(cache)
         said: NarInfo | ReconcilerError | None
         try:
             said = cache.narinfo(path)
@@ -294,6 +347,7 @@ class Caches:
             self._tell(error)
         with self._guard:
             self._said[key, path] = said
+            self._recalled.discard((key, path))
             silent = isinstance(said, WebError) and said.passing
             self._failures[key] = self._failures.get(key, 0) + 1 if silent else 0
             if isinstance(said, ReconcilerError) and self._failures[key] >= self.GIVE_UP:
