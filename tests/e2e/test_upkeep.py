@@ -183,7 +183,9 @@ def test_what_is_broken_is_found_and_repaired_from_wherever_it_is_right(operator
     admin.run("cache", "push", "--to", cache, "--key", "test-1.secret", "--compression", "none", "greet@1.0")
     assert "to be freed" in admin.run("gc", "--here", "--check").stdout
     admin.run("gc", "--here", "--yes")
-    assert [each for each in (admin.store / "nix/store").iterdir() if each.name != ".links"] == []
+    # The script that runs every recipe is kept while any build on this machine, another test's say, has it open.
+    left = {each.name.partition("-")[2] for each in (admin.store / "nix/store").iterdir() if each.name != ".links"}
+    assert left <= {"recipe-build.sh"}
     spoil(words)
     assert sources(admin.json("repair", "--hosts", "web01")["hosts"][0]) == {"words-1.0": "host web02"}
 
