@@ -62,13 +62,14 @@ class SecretKey:
         except OSError as error:
             hint = "reconciler key generate NAME makes one" if isinstance(error, FileNotFoundError) else None
             raise UsageError(f"{path}: {error.strerror}", hint) from None
+        try:
+            key = cls.parse(data.decode("ascii", errors="replace"))
+        except FormatError as error:
+            raise FormatError(f"{path}: {error.message}", error.hint) from None
         if status.st_mode & 0o077:
             mode = f"{stat.S_IMODE(status.st_mode):04o}"
             raise UsageError(f"{path}: others may read this secret key (mode {mode})", f"chmod 600 {path}")
-        try:
-            return cls.parse(data.decode("ascii", errors="replace"))
-        except FormatError as error:
-            raise FormatError(f"{path}: {error.message}", error.hint) from None
+        return key
 
     @functools.cached_property
     def _private(self) -> Ed25519PrivateKey:

@@ -74,6 +74,15 @@ def test_a_secret_key_that_others_may_read_or_change_is_refused(mode: int, tmp_p
     assert SecretKey.load(str(file)).name == "x"
 
 
+def test_a_public_key_is_not_told_to_be_hidden(tmp_path: Path) -> None:
+    file = tmp_path / "key.public"
+    file.write_text(generate("x")[1])
+    file.chmod(0o644)
+    with pytest.raises(FormatError, match=f"{file}: 'x' is a public key") as caught:
+        SecretKey.load(str(file))
+    assert caught.value.hint == "the secret one is needed to sign"
+
+
 def test_a_key_that_is_not_there_is_said_to_be_missing(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=f"{tmp_path}/none: No such file") as caught:
         SecretKey.load(str(tmp_path / "none"))
