@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
@@ -25,6 +26,7 @@ import yaml as pyyaml
 from reconciler.inventory.desired import Position
 from reconciler.inventory.faults import InputError
 
+_CONFLICT = re.compile(r"(?:<{7}|={7}|>{7})(?: |$)")  # the marks of a merge that was not finished
 MAX_BYTES = 32 * 1024 * 1024
 _MOST_FILES = 64 * 1024
 MAX_DEPTH = 64
@@ -338,5 +340,9 @@ def _bad_syntax(text: str, error: pyyaml.MarkedYAMLError, file: str) -> InputErr
         column = (indent if "\t" in indent else line).index("\t") + 1
         where = Position(file, position.line, column)
         return InputError(where, "a tab, where YAML takes only spaces", "indent with spaces")
+    conflict = next((number for number, each in enumerate(lines, 1) if _CONFLICT.match(each)), None)
+    if conflict is not None:
+        hint = "decide what holds, and take the marks out (<<<<<<<, =======, >>>>>>>)"
+        return InputError(Position(file, conflict, 1), "a conflict that a merge has left here", hint)
     context = f"{error.context}: " if error.context else ""
     return InputError(position, f"not YAML: {context}{error.problem}")

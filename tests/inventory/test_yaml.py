@@ -36,6 +36,10 @@ REFUSED: dict[str, tuple[str | bytes, str]] = {
     "two documents": ("--- a\n--- b", "f:2:1: a second document begins here"),
     "a list as a key": ("? [a]\n: b", "f:1:3: a key must be text, not a list or a mapping"),
     "an open quote": ("a: 'x", "f:1:6: not YAML: while scanning a quoted scalar: found unexpected end of stream"),
+    "a conflict": (
+        "a: 1\n<<<<<<< ours\nb: 1\n=======\nb: 2\n>>>>>>> theirs\n",
+        "f:2:1: a conflict that a merge has left here",
+    ),
     "two colons": ("a: b: c", "f:1:5: not YAML: mapping values are not allowed in this context"),
     "a merge of text": ("{<<: x}", "f:1:6: '<<' takes a mapping or a list of mappings"),
 }
