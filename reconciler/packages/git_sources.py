@@ -25,11 +25,10 @@ from reconciler.core.nix import nar
 from reconciler.core.nix.store_path import StorePath, source_path
 from reconciler.core.store.store import Store
 from reconciler.packages.downloads import cache_directory, run
-from reconciler.packages.lock import LockEntry
+from reconciler.packages.lock import EVERY_SYSTEM, LockEntry
 from reconciler.packages.specs import GitSpec
 
 SET = "git"
-SYSTEM = "source"  # a tree is the same for every system
 DEADLINE = 900.0  # seconds for one run of git
 COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 _NOT_ALLOWED = re.compile(r"[^0-9a-zA-Z+\-._?=]")
@@ -76,7 +75,7 @@ def look_up(spec: GitSpec) -> LockEntry:
     with _tree(spec.url, commit) as directory:
         nar_hash, _ = nar.hash_path(str(directory))
     path = source_path(_name(spec.url), nar_hash)
-    return LockEntry(reference(spec), SYSTEM, SET, commit, at="", by="", path=path)
+    return LockEntry(reference(spec), EVERY_SYSTEM, SET, commit, at="", by="", path=path)
 
 
 def source(entry: LockEntry, spec: GitSpec) -> GitSource:

@@ -29,7 +29,9 @@ from reconciler.inventory import yaml
 from reconciler.inventory.desired import Position
 from reconciler.inventory.faults import FaultLog, InputError
 from reconciler.inventory.names import did_you_mean
+from reconciler.inventory.schema import ARCHITECTURES
 
+EVERY_SYSTEM = "source"  # of a git source's tree, which is the same for every one
 FILE = "reconciler.lock"
 FORMAT = 1
 
@@ -206,7 +208,7 @@ def _entry(reference: str, system: yaml.Scalar, node: yaml.Node) -> LockEntry:
     size = _text(values, "size", node.position) if "size" in values else None
     if size is not None and not (size.isascii() and size.isdigit()):
         raise InputError(values["size"].position, f"'{size}' is not a number of bytes")
-    return LockEntry(
+    entry = LockEntry(
         reference,
         system.text,
         **texts,
@@ -217,6 +219,11 @@ def _entry(reference: str, system: yaml.Scalar, node: yaml.Node) -> LockEntry:
         release=_text(values, "release", node.position) if "release" in values else "",
         position=system.position,
     )
+    if system.text not in (*ARCHITECTURES, EVERY_SYSTEM):  # it would never be asked for, and something else be meant
+        raise InputError(
+            system.position, f"'{system.text}' is not a system", did_you_mean(system.text, ARCHITECTURES) or _REMAKE
+        )
+    return entry
 
 
 def _text(values: Mapping[str, yaml.Node], name: str, position: Position) -> str:

@@ -23,7 +23,7 @@ from reconciler.inventory.schema import NIXOS
 from reconciler.inventory.sets import DEFAULT_SETS, RECIPES, CacheSpec, ChannelSet, NixSet, RecipesSet, SetSpec
 from reconciler.packages.downloads import cache_directory
 from reconciler.packages.evaluation import Evaluator
-from reconciler.packages.lock import Lock, LockEntry
+from reconciler.packages.lock import EVERY_SYSTEM, Lock, LockEntry
 from reconciler.packages.model import Graph, NotThereError, Package, Source
 from reconciler.packages.nixos import NixosSystems
 from reconciler.packages.recipe_sets import Recipes
@@ -183,7 +183,7 @@ class Resolver:
         from reconciler.packages import git_sources
 
         reference = git_sources.reference(spec)
-        entry = self._lock.get(reference, git_sources.SYSTEM)
+        entry = self._lock.get(reference, EVERY_SYSTEM)
         if entry is None or entry.path is None:
             try:
                 entry = git_sources.look_up(spec)

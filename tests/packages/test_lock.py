@@ -130,6 +130,7 @@ WRONG = {
     f"format: 1\nlocked: {{web: {{x: {{{LINE}, size: -1}}}}}}\n": "'-1' is not a number of bytes",
     "format: 1\nlocked: {web: {x: {set: a, version: 1, at: yesterday, by: x}}}\n": "'yesterday' is not a time",
     "format: 1\nlocked: {web: {}, web: {}}\n": "'web'",
+    f"format: 1\nlocked: {{web: {{x86-linux: {{{LINE}}}}}}}\n": "reconciler.lock:2:16: 'x86-linux' is not a system",
 }
 
 
