@@ -50,6 +50,7 @@ from reconciler.packages.specs import (
     HOST,
     NAME,
     TOOLCHAIN,
+    VERSION,
     DebianSpec,
     GitSpec,
     Input,
@@ -65,7 +66,6 @@ from reconciler.packages.specs import (
 from reconciler.packages.stage import variable_name
 from reconciler.packages.written import WrittenPatch, WrittenRecipe, WrittenSource, WrittenVersion, find, read
 
-_VERSION = re.compile(r"[0-9][A-Za-z0-9_+.\-?=]*")
 _FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_+.\-?=]*")
 _OUTPUT = re.compile(r"[a-z][a-z0-9_]*")
 _GIT = re.compile(r"(?:https?|ssh|git|file)://[^\s'\"]+|[A-Za-z0-9_.-]+@[A-Za-z0-9_.-]+:[^\s'\"]+")
@@ -136,7 +136,7 @@ class _Reader:
         name = self._path.stem
         location = ("versions", version) if given.versions else ("version",)
         _, position = find(self._root, location)
-        if not _VERSION.fullmatch(version):
+        if not VERSION.fullmatch(version):
             self._fault(location, f"'{version}' cannot be a version", "a version begins with a digit and has no blanks")
         elif parse_drv_name(f"{name}-{version}") != (name, version):
             split = parse_drv_name(f"{name}-{version}")[0]

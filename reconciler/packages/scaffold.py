@@ -21,7 +21,7 @@ from reconciler.core.errors import FormatError, UsageError
 from reconciler.core.nix.store_path import parse_drv_name
 from reconciler.packages import kinds, pypi, wheel
 from reconciler.packages.downloads import sha256_of
-from reconciler.packages.specs import HOST, NAME
+from reconciler.packages.specs import HOST, NAME, VERSION
 from reconciler.packages.toolchain import AUTOTOOLS, SHIPPED
 from reconciler.packages.versions import newest_first
 
@@ -29,6 +29,7 @@ _URL = re.compile(r"(?:https?|file)://\S+")
 _PYPI = re.compile(r"pypi:([A-Za-z0-9][A-Za-z0-9._-]*)(?:(?:@|==)([0-9][A-Za-z0-9.!+]*))?")
 _ARCHIVE = re.compile(r"\.(?:tar|tar\.[a-z0-9]+|tgz|tbz2|txz|zip)$")
 _VERSION = re.compile(r"[-_v]([0-9]+(?:\.[0-9A-Za-z]+)+)")
+_PLAIN = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_./:+=?&%~@-]*[A-Za-z0-9_/])?")
 _SAMPLE = '#!/bin/sh\necho "{name} says hello"\n'
 _AUTORECONF = """build: |
   autoreconf -fi
@@ -72,7 +73,7 @@ def scaffold(name: str, source: str | None, folder: Path) -> Scaffold:
             f"'{source}' does not lie below {folder}", f"keep sources beside the recipe: cp -r it to {folder}"
         )
     relative = path.resolve().relative_to(folder.resolve())
-    written = f"{{path: {relative}}}"
+    written = f"{{path: {_word(str(relative))}}}"
     if path.suffix == ".whl":
         return _of_wheel(wheel.read(path), written)
     version = "1.0" if path.is_dir() else _version(path.name)
@@ -106,7 +107,7 @@ def _of_url(url: str) -> Scaffold:
     with tempfile.TemporaryDirectory(prefix="reconciler-") as directory:
         file = Path(directory) / "file"
         fetchurl({"url": url}, str(file), lambda _: None, lambda: False)
-        source = f"{{url: {url}, sha256: {sha256_of(file).base16}}}"
+        source = f"{{url: {_word(url)}, sha256: {sha256_of(file).base16}}}"
         if name.endswith(".whl"):
             return _of_wheel(wheel.read(file), source)
         return Scaffold(_text(_version(name), _kind_of(name), source, toolchain=_toolchain(file, name)))
@@ -138,8 +139,12 @@ def _python_version(folder: Path) -> str:
 
 def _of_wheel(told: wheel.Wheel, source: str) -> Scaffold:
     """A Python application with what it needs, or the programs alone where the wheel holds no Python."""
+    if not VERSION.fullmatch(told.version):
+        raise UsageError(
+            f"the wheel's version {told.version!r} cannot be a package's", "it has digits, letters and _ + . - ? ="
+        )
     if told.scripts and not told.has_modules:
-        installed = ", ".join(f"bin/{script.rpartition('/')[2]}: {script}" for script in told.scripts)
+        installed = ", ".join(f"{_word('bin/' + Path(each).name)}: {_word(each)}" for each in told.scripts)
         more = [f"install: {{{installed}}}", f"inputs: [{PYTHON}]      # which unpacks the wheel"]
         return Scaffold(_text(told.version, kinds.FILES, source, more, told.summary), needs=((PYTHON, ""),))
     more = [f"inputs: [{', '.join((PYTHON, *told.needs))}]"]
@@ -149,10 +154,14 @@ def _of_wheel(told: wheel.Wheel, source: str) -> Scaffold:
     return Scaffold(_text(told.version, kinds.PYTHON, source, more, told.summary), needs=needs)
 
 
+def _word(text: str) -> str:
+    """In YAML, whatever signs are in it: what JSON writes is a scalar too."""
+    return text if _PLAIN.fullmatch(text) else json.dumps(text, ensure_ascii=False)
+
+
 def _text(
     version: str, kind: str, source: str, more: Sequence[str] = (), summary: str = "", *, toolchain: str = SHIPPED
 ) -> str:
-    # What JSON writes is a YAML scalar too, whatever signs are in it.
     described = json.dumps(summary, ensure_ascii=False) if summary else "what it is, in a line"
     lines = [f"version: {version}", f"description: {described}", f"toolchain: {toolchain}"]
     unprepared = toolchain == AUTOTOOLS

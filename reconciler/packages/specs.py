@@ -12,8 +12,9 @@ from reconciler.inventory.desired import Position
 
 # What `toolchain:` of a recipe says for the builder's own.
 HOST = "host"
-# What a package, and what a toolchain, may be called.
+# What a package, its versions, and a toolchain may be called.
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_+.\-]*")
+VERSION = re.compile(r"[0-9][A-Za-z0-9_+.\-?=]*")
 TOOLCHAIN = re.compile(r"[a-z0-9][A-Za-z0-9+.\-]*")
 
 

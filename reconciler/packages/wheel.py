@@ -5,11 +5,13 @@ from __future__ import annotations
 import email
 import re
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from reconciler.core.errors import UsageError
 
+_MAX_METADATA = 4 * 1024 * 1024  # bytes; a project's whole description is in it
 _REQUIREMENT = re.compile(r"\s*([A-Za-z0-9][A-Za-z0-9._-]*)[^;]*(;.*)?")
 
 
@@ -31,16 +33,21 @@ class Wheel:
 
 
 def read(path: Path) -> Wheel:
-    """UsageError when the file is no wheel."""
+    """UsageError when the file is no wheel, or one that cannot be read."""
     try:
         with zipfile.ZipFile(path) as archive:
             members = [PurePosixPath(each.filename) for each in archive.infolist() if not each.is_dir()]
             metadata = next(each for each in members if each.match("*.dist-info/METADATA"))
-            told = email.message_from_bytes(archive.read(str(metadata)))
-    except (zipfile.BadZipFile, StopIteration):
+            with archive.open(str(metadata)) as file:
+                text = file.read(_MAX_METADATA + 1)
+    # Encrypted members and unknown ways of compression are the latter two.
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, StopIteration, RuntimeError, NotImplementedError):
         raise UsageError(
             f"'{path}' is no wheel", "a wheel is a zip archive with NAME-VERSION.dist-info/METADATA"
         ) from None
+    if len(text) > _MAX_METADATA:
+        raise UsageError(f"'{path}': its METADATA has more than {_MAX_METADATA} bytes", "is it a wheel?")
+    told = email.message_from_string(text.decode(errors="replace"))
     needs, perhaps = _requirements(told.get_all("Requires-Dist", []))
     return Wheel(
         version=str(told["Version"] or "1.0"),

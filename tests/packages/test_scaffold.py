@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import tarfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -188,6 +189,65 @@ def test_wheels_are_chosen_for_the_c_library_that_they_will_run_with(project: Pa
         found = toolchains.find("debian-12", system, Position("recipe.yml", 1, 1))
         (libc,) = (deb for deb in found.libc.debs if deb.package == "libc6")
         assert libc.version.startswith(f"2.{pypi.GLIBC}-")
+
+
+def test_names_that_yaml_would_read_otherwise_are_quoted(folder: Path) -> None:
+    files = {f"app-2.5.data/scripts/{name}": "\x7fELF" for name in ("a,b", "c")}
+    path = made_wheel(folder, files).rename(folder / "an {odd}, name.whl")
+    (folder / "app.yml").write_text(scaffold("app", str(path), folder).recipe)
+    variant = load(folder / "app.yml", "app.yml").versions["2.5"]
+    assert [source.path.name for source in variant.sources if isinstance(source, PathSpec)] == [path.name]
+    assert variant.build.count("cp -R ") == 2
+
+
+def test_what_a_wheel_says_in_other_alphabets_is_kept(folder: Path) -> None:
+    path = folder / "app.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("app-2.5.dist-info/METADATA", "Version: 2.5\nSummary: café ☕\n")
+    (folder / "app.yml").write_text(scaffold("app", str(path), folder).recipe, encoding="utf-8")
+    assert load(folder / "app.yml", "app.yml").description == "café ☕"
+
+
+def encrypted(data: bytearray) -> None:
+    for mark, offset in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
+        data[data.index(mark) + offset] |= 1
+
+
+def compressed_otherwise(data: bytearray) -> None:
+    for mark, offset in ((b"PK\3\4", 8), (b"PK\1\2", 10)):
+        data[data.index(mark) + offset] = 99
+
+
+def broken(data: bytearray) -> None:
+    data[data.index(b"METADATA") + len("METADATA")] ^= 0xFF
+
+
+@pytest.mark.parametrize("change", [encrypted, compressed_otherwise, broken])
+def test_a_wheel_that_cannot_be_read_is_told(folder: Path, change: Callable[[bytearray], None]) -> None:
+    path = folder / "app.whl"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("app-2.5.dist-info/METADATA", "Version: 2.5\n" * 9)
+    data = bytearray(path.read_bytes())
+    change(data)
+    path.write_bytes(data)
+    with pytest.raises(UsageError, match=r"app.whl' is no wheel"):
+        scaffold("app", str(path), folder)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ("Version: 1!2.5\n", "the wheel's version '1!2.5' cannot be a package's"),
+        ("Version: 1\n" + "x" * (4 * 1024 * 1024), "its METADATA has more than 4194304 bytes"),
+    ],
+)
+def test_a_wheel_that_no_recipe_can_be_of_is_refused(folder: Path, metadata: str, message: str) -> None:
+    path = folder / "app.whl"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("app-2.5.dist-info/METADATA", metadata)
+    with pytest.raises(UsageError) as caught:
+        scaffold("app", str(path), folder)
+    assert message in caught.value.message
 
 
 @pytest.mark.network
