@@ -26,9 +26,10 @@ from reconciler.inventory.faults import FaultLog, InputError
 from reconciler.inventory.git import Revision, revision_of
 from reconciler.inventory.graph import Drafts, Group, Host, hosts_of
 from reconciler.inventory.layers import Layers
-from reconciler.inventory.merge import PLACE, SYSTEM, Dropped, Merged, profile_id
+from reconciler.inventory.merge import Dropped, Merged, profile_id
 from reconciler.inventory.names import did_you_mean
 from reconciler.inventory.patterns import Selector
+from reconciler.inventory.resolved import PLACE, SYSTEM
 from reconciler.inventory.schema import BUILD_PLACES, DEFAULT_ARCHITECTURE, NIXOS, UNMANAGED
 from reconciler.inventory.sources import read_source, source_files
 from reconciler.inventory.templates import Variables

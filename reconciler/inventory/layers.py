@@ -8,7 +8,8 @@ from itertools import groupby
 
 from reconciler.inventory.faults import FaultLog
 from reconciler.inventory.graph import Group, Host, Said, Written
-from reconciler.inventory.merge import CONFLICT_TAIL, Merged, Resolved, merge, resolve, resolve_fixed
+from reconciler.inventory.merge import CONFLICT_TAIL, Merged, merge
+from reconciler.inventory.resolved import Resolved, resolve, resolve_fixed
 from reconciler.inventory.schema import Block, parse_block
 from reconciler.inventory.variables import HostVariables
 

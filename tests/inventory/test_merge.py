@@ -15,7 +15,8 @@ from reconciler.core.profile.names import ProfileId
 from reconciler.inventory.desired import ProfileSpec
 from reconciler.inventory.faults import FaultLog
 from reconciler.inventory.inventory import Inventory
-from reconciler.inventory.merge import Merged, merge, resolve_fixed
+from reconciler.inventory.merge import Merged, merge
+from reconciler.inventory.resolved import resolve_fixed
 from reconciler.inventory.schema import parse_block
 from reconciler.inventory.yaml import parse
 from tests.inventory.trees import errors_of, faults_of, read
