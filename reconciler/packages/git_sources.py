@@ -75,7 +75,7 @@ def look_up(spec: GitSpec) -> LockEntry:
     with _tree(spec.url, commit) as directory:
         nar_hash, _ = nar.hash_path(str(directory))
     path = source_path(_name(spec.url), nar_hash)
-    return LockEntry(reference(spec), EVERY_SYSTEM, SET, commit, at="", by="", path=path)
+    return LockEntry(reference(spec), EVERY_SYSTEM, SET, commit, path=path)
 
 
 def source(entry: LockEntry, spec: GitSpec) -> GitSource:

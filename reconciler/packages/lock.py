@@ -46,14 +46,15 @@ _KEYS = (*_REQUIRED, "path", "derivation", "also", "size", "release")
 
 @dataclass(frozen=True)
 class LockEntry:
-    """What one reference means on one system. `size`: bytes of the closure, or None; `at`: `2026-11-22T18:04Z`."""
+    """What one reference means on one system. `size`: bytes of the closure, or None. `at`, `2026-11-22T18:04Z`, and
+    `by` are empty until it is put into a lock."""
 
     reference: str
     system: str
     set: str
     version: str
-    at: str
-    by: str
+    at: str = ""
+    by: str = ""
     path: StorePath | None = None
     also: tuple[StorePath, ...] = ()
     size: int | None = None

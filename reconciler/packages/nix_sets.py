@@ -63,8 +63,6 @@ class NixPackages:
             system,
             self.name,
             package.version or "0",
-            at="",
-            by="",
             path=package.output,
             also=package.also,
             derivation=drv,

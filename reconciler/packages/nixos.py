@@ -51,8 +51,6 @@ class NixosSystems:
             system,
             NAME,
             package.version or "0",
-            at="",
-            by="",
             path=package.output,
             derivation=package.derivation,
         )

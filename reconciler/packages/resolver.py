@@ -255,7 +255,7 @@ class Resolver:
     def _in_set(self, chosen: str, name: str, wanted: str | None, reference: str, architecture: str) -> LockEntry:
         if chosen == RECIPES:
             version = self._recipes.find(name, wanted, reference).version
-            return LockEntry(reference, architecture, RECIPES, version, at="", by="")
+            return LockEntry(reference, architecture, RECIPES, version)
         if chosen in self._expressions:
             return self._expressions[chosen].find(name, wanted, architecture, reference)
         found = self._channels[chosen].find(name, wanted, architecture, reference)
@@ -264,8 +264,6 @@ class Resolver:
             architecture,
             chosen,
             found.version or "0",
-            at="",
-            by="",
             path=found.path,
             also=found.also,
             size=found.size,
