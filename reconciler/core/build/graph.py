@@ -117,6 +117,25 @@ def plan(store: Store, wanted: Iterable[StorePath], machine: Machine = PLAIN) ->
     return goals
 
 
+def urgency(goals: Mapping[StorePath, Goal]) -> dict[StorePath, int]:
+    """By goal: how many others have to be built after it, one after the other. The last one alone takes as long as all
+    that it waits for in turn, so what most waits for comes first."""
+    followers = dict.fromkeys(goals, 0)
+    for goal in goals.values():
+        for path in goal.waits_for:
+            followers[path] += 1
+    found = dict.fromkeys(goals, 0)
+    todo = [path for path, count in followers.items() if not count]
+    while todo:
+        after = todo.pop()
+        for path in goals[after].waits_for:
+            found[path] = max(found[path], found[after] + 1)
+            followers[path] -= 1
+            if not followers[path]:
+                todo.append(path)
+    return found
+
+
 def check(path: StorePath, derivation: Derivation, machine: Machine = PLAIN) -> None:
     """BuildError when a derivation asks for what this machine, or this program, does not have."""
     if not machine.runs(derivation.system):

@@ -1,12 +1,17 @@
-"""The inner side of a sandbox: a starter for a run, a helper for each build, a process 1 that becomes the builder.
+"""The inner side of a sandbox: a starter for a run, and a process 1 for each build, which becomes the builder.
 
 This module is run by itself, by `python3 -I -S`, in a process that has one thread (see core/afresh.py), so it imports
-the standard library alone and nothing of ours. That process is the *starter*. For each build it takes two descriptors
-from a socket, the log and a channel, and forks a helper, which costs a tenth of what an interpreter's start does. The
-helper says its process number on the channel (4 bytes), and reads one plain dict there (8 bytes of length, marshalled):
+the standard library alone and nothing of ours. That process is the *starter*. For each build it takes one byte from a
+socket and two descriptors, the log and a channel, and forks process 1, which costs a tenth of what an interpreter's
+start does. The byte says whose user namespace the build is to be in:
 
-    single       True: only one uid can be mapped, our own; the user namespace is entered first.
-                 False: we are root; everything is mounted as root, and the user namespace is entered last, on `uid`
+    u            we are root; everything is mounted as root, and the user namespace is entered last, on `uid`
+    s            only one uid can be mapped, our own; process 1 is in the user namespace from its first breath
+
+The starter says the number of process 1 on the channel (4 bytes), and process 1 reads one plain dict there (8 bytes of
+length, marshalled):
+
+    single       whether the byte was s
     uid, gid     the outer ids that the build runs as; 1000 and 100 inside
     network      whether the network of the host is left to the build
     root         an empty directory, the mount point of the private root (a tmpfs, read-only once it is furnished)
@@ -17,13 +22,14 @@ helper says its process number on the channel (4 bytes), and reads one plain dic
     each_memory, most_memory  bytes of private memory that one process may have (0: not limited here), and bytes that
                  the tmpfs at `memory` may take (0: what the kernel thinks right)
 
-The channel is the leash, too: when its other end is shut, the build is killed. One marshalled tuple goes back on it:
-("exit", status), ("signal", number), ("error", text): the build could not be started; or ("fault", text): one of ours.
+The channel is the leash, too: when its other end is shut, the build is killed. One marshalled tuple goes back on it,
+then its end: ("exit", status), ("signal", number), or ("error", text): the build could not be started.
 
-Order, as root:      helper: unshare pid -> fork -> process 1: unshare the rest, mount, pivot, unshare user, wait for
-                     the helper to write the maps, become the build's user, drop everything, exec.
-Order, single uid:   helper: unshare user and pid, write the maps -> fork -> process 1: as above without the user part.
-Process 1 of a pid namespace takes every process in it along when it ends: nothing outlives a build.
+Order of u:  unshare, mount, pivot, unshare user, wait for the starter to write the maps, become the build's user, drop
+             everything, exec.
+Order of s:  wait for the starter to write the maps, unshare the rest, mount, pivot, drop everything, exec.
+Process 1 of a pid namespace takes every process in it along when it ends: nothing outlives a build. It dies with the
+starter, whose other builds it knows nothing of: what it has of their descriptors closes when it becomes the builder.
 """
 
 from __future__ import annotations
@@ -40,7 +46,7 @@ import struct
 # The first build waits for what is imported here: what is slow (typing, signal, socket, subprocess) is left out.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, Callable
 
 CLONE_NEWNS = 0x00020000
 CLONE_NEWUTS = 0x04000000
@@ -68,18 +74,24 @@ PR_CAP_AMBIENT_CLEAR_ALL = 4
 ADDR_NO_RANDOMIZE = 0x0040000
 CAPABILITY_VERSION_3 = 0x20080522
 
-SYS_PIDFD_OPEN = 434  # the same on every architecture
+SYS_CLONE3 = 435  # the same on every architecture
+CLONE_PIDFD = 0x00001000
 SIGINT, SIGKILL, SIGPIPE, SIGCHLD, SIGXFSZ = 2, 9, 13, 17, 25
-SIG_DFL, SIG_IGN = None, ctypes.c_void_p(1)
+SIG_DFL = None
 SIG_SETMASK = 2
 AF_INET, SOCK_DGRAM = 2, 2
 SIOCSIFFLAGS = 0x8914
 IFF_UP_LOOPBACK_RUNNING = 0x1 | 0x8 | 0x40
+POLLRDHUP = 0x2000  # select names it on few Pythons: the other end will write no more
+SHUT_WR = 1
 
 INNER_UID = 1000
 INNER_GID = 100
+MAPPED = b"m"
 
 libc = ctypes.CDLL(None, use_errno=True)
+# It holds on to the interpreter's lock, so that both processes come back from a fork with it.
+locked_libc = ctypes.PyDLL(None, use_errno=True)
 
 
 def call(what: str, function: str, *arguments: object) -> None:
@@ -101,7 +113,81 @@ def unshare(flags: int) -> None:
         raise OSError(number, f"entering namespaces of its own: {os.strerror(number)}")
 
 
-# --- the helper -------------------------------------------------------------------------------------------------------
+# --- the starter's side of one build ----------------------------------------------------------------------------------
+
+
+class Build:
+    """One build, from its process 1's first breath to the report."""
+
+    def __init__(self, single: bool, log: int, channel: int) -> None:
+        self._single = single
+        self.channel = channel
+        self.asks, its_asks = os.pipe()
+        its_mapped, self.mapped = os.pipe()
+        self.failed, its_failed = os.pipe()
+        problem = None
+        try:
+            self._pid, self.ended = fork(CLONE_NEWUSER | CLONE_NEWPID if single else CLONE_NEWPID)
+        except OSError as error:
+            problem = error  # whoever comes to life will tell it, in the way in which all else is told
+            self._pid, self.ended = fork(0)
+        if self._pid == 0:
+            for fd in (self.asks, self.mapped, self.failed):
+                os.close(fd)
+            become_builder(log, channel, (its_failed, its_asks, its_mapped), problem)
+        for fd in (its_asks, its_mapped, its_failed, log):
+            os.close(fd)
+        tell(channel, self._pid.to_bytes(4, "little"))
+
+    def map_user(self) -> None:
+        """Map the build's user, and nobody else, in its user namespace, unless process 1 never got there."""
+        wanted = os.read(self.asks, 8)
+        if len(wanted) != 8:
+            return
+        try:
+            write_maps(self._pid, self._single, *struct.unpack("II", wanted))
+        except OSError as error:
+            os.write(self.mapped, f"{error.filename}: {error.strerror}".encode())
+        else:
+            os.write(self.mapped, MAPPED)
+
+    def kill(self) -> None:
+        os.kill(self._pid, SIGKILL)
+
+    def report(self) -> None:
+        """Say how it ended, which it has."""
+        status = os.waitpid(self._pid, 0)[1]
+        failure = os.read(self.failed, 65536)
+        if failure:
+            said: tuple[str, Any] = ("error", failure.decode(errors="replace"))
+        elif os.WIFSIGNALED(status):
+            said = ("signal", os.WTERMSIG(status))
+        else:
+            said = ("exit", os.WEXITSTATUS(status))
+        tell(self.channel, marshal.dumps(said))
+        # A process 1 that is not a builder yet has the channel too: to close it here would be no end of it.
+        libc.shutdown(self.channel, SHUT_WR)
+        for fd in (self.channel, self.asks, self.mapped, self.failed, self.ended):
+            os.close(fd)
+
+
+def fork(flags: int) -> tuple[int, int]:
+    """A child in namespaces of its own: its number, and a descriptor that is readable when it has ended; 0 in it."""
+    ended = ctypes.c_int(-1)
+    arguments = struct.pack("8Q", flags | CLONE_PIDFD, ctypes.addressof(ended), 0, 0, SIGCHLD, 0, 0, 0)
+    pid = locked_libc.syscall(ctypes.c_long(SYS_CLONE3), arguments, ctypes.c_size_t(len(arguments)))
+    if pid == -1:
+        number = ctypes.get_errno()
+        raise OSError(number, f"entering namespaces of its own: {os.strerror(number)}")
+    return pid, ended.value
+
+
+def tell(channel: int, data: bytes) -> None:
+    """Say something to whoever wanted the build, if that is still there."""
+    try:  # noqa: SIM105  contextlib would have to be imported
+        os.write(channel, data)
+    except OSError:
+        pass  # the leash says the same
 
 
 def write(path: str, text: str) -> None:
@@ -112,32 +198,11 @@ def write(path: str, text: str) -> None:
         os.close(fd)
 
 
-def write_maps(process: str, spec: dict[str, Any]) -> None:
-    """Map the build's user, and nobody else, in the user namespace of `process`."""
-    if spec["single"]:
+def write_maps(process: int, single: bool, uid: int, gid: int) -> None:
+    if single:
         write(f"/proc/{process}/setgroups", "deny")
-    write(f"/proc/{process}/uid_map", f"{INNER_UID} {spec['uid']} 1")
-    write(f"/proc/{process}/gid_map", f"{INNER_GID} {spec['gid']} 1")
-
-
-def help_build(log: int, channel: int) -> None:
-    """What a helper does from its start to its end. Never returns."""
-    try:
-        libc.signal(ctypes.c_int(SIGCHLD), SIG_DFL)  # the starter waits for no helper; a helper does, for process 1
-        os.write(channel, os.getpid().to_bytes(4, "little"))
-        size = int.from_bytes(read_exactly(channel, 8), "little")
-        spec = marshal.loads(read_exactly(channel, size))  # noqa: S302  our own end wrote it
-        try:
-            report = supervise(spec, log, channel)
-        except OSError as error:
-            report = ("error", error.strerror or str(error))
-        os.write(channel, marshal.dumps(report))
-    except EOFError:
-        pass  # whoever wanted the build is gone
-    except BaseException as error:
-        os.write(channel, marshal.dumps(("fault", f"{type(error).__name__}: {error}")))
-    finally:
-        os._exit(0)
+    write(f"/proc/{process}/uid_map", f"{INNER_UID} {uid} 1")
+    write(f"/proc/{process}/gid_map", f"{INNER_GID} {gid} 1")
 
 
 def read_exactly(fd: int, size: int) -> bytes:
@@ -150,60 +215,17 @@ def read_exactly(fd: int, size: int) -> bytes:
     return bytes(data)
 
 
-def supervise(spec: dict[str, Any], log: int, leash: int) -> tuple[str, Any]:
-    """Start process 1, wait for its end, or kill it when the leash is let go; what to report."""
-    failed_read, failed_write = os.pipe()
-    mapped_read, mapped_write = os.pipe()
-    asks_read, asks_write = os.pipe()
-    if spec["single"]:
-        unshare(CLONE_NEWUSER | CLONE_NEWPID)
-        write_maps("self", spec)
-    else:
-        unshare(CLONE_NEWPID)
-    child = os.fork()
-    if child == 0:
-        for fd in (failed_read, mapped_write, asks_read, leash):
-            os.close(fd)
-        become_builder(spec, log, failed_write, asks_write, mapped_read)
-    for fd in (failed_write, mapped_read, asks_write, log):
-        os.close(fd)
-    # One byte when process 1 is in its user namespace and wants the maps; nothing when it never got that far.
-    if os.read(asks_read, 1):
-        if not spec["single"]:
-            write_maps(str(child), spec)
-        os.write(mapped_write, b"m")
-    os.close(mapped_write)
-    status = wait(child, leash)
-    failure = os.read(failed_read, 65536)
-    if failure:
-        return ("error", failure.decode(errors="replace"))
-    if os.WIFSIGNALED(status):
-        return ("signal", os.WTERMSIG(status))
-    return ("exit", os.WEXITSTATUS(status))
-
-
-def wait(child: int, leash: int) -> int:
-    ended = libc.syscall(ctypes.c_long(SYS_PIDFD_OPEN), ctypes.c_int(child), ctypes.c_int(0))
-    if ended == -1:
-        os.kill(child, SIGKILL)
-        raise OSError(ctypes.get_errno(), f"watching the build: {os.strerror(ctypes.get_errno())}")
-    while True:
-        readable, _, _ = select.select([leash, ended], [], [])
-        if leash in readable and not os.read(leash, 4096):
-            os.kill(child, SIGKILL)
-        elif ended not in readable:
-            continue
-        return os.waitpid(child, 0)[1]
-
-
 # --- process 1 --------------------------------------------------------------------------------------------------------
 
 
-def become_builder(spec: dict[str, Any], log: int, failed: int, asks: int, mapped: int) -> None:
-    """Everything between fork and exec. Never returns; a failure goes into `failed` as text."""
+def become_builder(log: int, channel: int, pipes: tuple[int, int, int], problem: OSError | None) -> None:
+    """Everything between fork and exec. Never returns; a failure goes into the first pipe as text, also the `problem`
+    that the fork had."""
+    failed, asks, mapped = pipes
     what = ""
     try:
-        call("dying with the helper", "prctl", PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0)
+        call("dying with the starter", "prctl", PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0)
+        spec = hear(channel, problem)
         reset_signals()
         os.setsid()
         os.umask(0o022)
@@ -213,12 +235,17 @@ def become_builder(spec: dict[str, Any], log: int, failed: int, asks: int, mappe
         os.dup2(log, 2)
         os.close(log)
         os.close(null)
+        if spec["single"]:
+            be_mapped(spec, asks, mapped)
         enter(spec)
-        become_user(spec, asks, mapped)
+        if not spec["single"]:
+            become_user(spec, asks, mapped)
         give_up_privileges(spec)
         name = os.path.basename(spec["builder"])
         what = f"executing {spec['builder']}: "
         os.execve(spec["builder"], [name, *spec["arguments"]], spec["environment"])  # noqa: S606  no shell is meant
+    except EOFError:
+        pass  # whoever wanted the build is gone
     except OSError as error:
         # An error of `call` says already what could not be done; any other names its file.
         named = f"{error.filename}: " if error.filename and not what else ""
@@ -227,6 +254,15 @@ def become_builder(spec: dict[str, Any], log: int, failed: int, asks: int, mappe
         os.write(failed, f"{type(error).__name__}: {error}".encode(errors="replace"))
     finally:
         os._exit(127)
+
+
+def hear(channel: int, problem: OSError | None) -> dict[str, Any]:
+    """What is to be built. A problem waits until then: nobody expects to be told of the end of what has not begun."""
+    size = int.from_bytes(read_exactly(channel, 8), "little")
+    spec: dict[str, Any] = marshal.loads(read_exactly(channel, size))  # noqa: S302  our own end wrote it
+    if problem is not None:
+        raise problem
+    return spec
 
 
 def reset_signals() -> None:
@@ -347,16 +383,20 @@ def raise_loopback() -> None:
         os.close(control)
 
 
+def be_mapped(spec: dict[str, Any], asks: int, mapped: int) -> None:
+    """Have the starter map our user in our user namespace."""
+    os.write(asks, struct.pack("II", spec["uid"], spec["gid"]))
+    answer = os.read(mapped, 4096)
+    if answer != MAPPED:
+        raise OSError(0, answer.decode() or "the starter ended before the build began")
+
+
 def become_user(spec: dict[str, Any], asks: int, mapped: int) -> None:
-    if not spec["single"]:
-        os.setgroups([])
-        unshare(CLONE_NEWUSER)
-    os.write(asks, b"m")
-    if os.read(mapped, 1) != b"m":
-        raise OSError(0, "the helper: it ended before the build began")
-    if not spec["single"]:
-        os.setresgid(INNER_GID, INNER_GID, INNER_GID)
-        os.setresuid(INNER_UID, INNER_UID, INNER_UID)
+    os.setgroups([])
+    unshare(CLONE_NEWUSER)
+    be_mapped(spec, asks, mapped)
+    os.setresgid(INNER_GID, INNER_GID, INNER_GID)
+    os.setresuid(INNER_UID, INNER_UID, INNER_UID)
 
 
 def give_up_privileges(spec: dict[str, Any]) -> None:
@@ -370,7 +410,7 @@ def give_up_privileges(spec: dict[str, Any]) -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (most, most))
     libc.personality(ctypes.c_ulong(libc.personality(ctypes.c_ulong(0xFFFFFFFF)) | ADDR_NO_RANDOMIZE))
     # A change of the user forgot who dies with whom.
-    call("dying with the helper", "prctl", PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0)
+    call("dying with the starter", "prctl", PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0)
     call("refusing new privileges", "prctl", PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     capability = 0
     while libc.prctl(PR_CAPBSET_DROP, ctypes.c_ulong(capability), 0, 0, 0) == 0:
@@ -383,23 +423,65 @@ def give_up_privileges(spec: dict[str, Any]) -> None:
 # --- the starter ------------------------------------------------------------------------------------------------------
 
 
-def receive(requests: _socket.socket) -> tuple[int, int] | None:
-    """The descriptors of the next build; None when no more are wanted."""
+def receive(requests: _socket.socket) -> tuple[bool, int, int] | None:
+    """What is said of the next build, and its descriptors; None when no more are wanted."""
     data, messages, _, _ = requests.recvmsg(1, _socket.CMSG_SPACE(8), _socket.MSG_CMSG_CLOEXEC)
     if not data:
         return None
     log, channel = struct.unpack("2i", messages[0][2])
-    return log, channel
+    return data == b"s", log, channel
+
+
+class Starter:
+    """All builds of a run, in one loop over what may happen to any of them."""
+
+    def __init__(self, requests: _socket.socket) -> None:
+        self._requests = requests
+        self._poll = select.poll()
+        self._events: dict[int, Callable[[], None]] = {}
+        self._watch(requests.fileno(), select.POLLIN, self._next)
+
+    def serve(self) -> None:
+        """Until no more are wanted, and none is left."""
+        while self._events:
+            for fd, _ in self._poll.poll():
+                if fd in self._events:  # else something before it ended this build
+                    self._events[fd]()
+
+    def _watch(self, fd: int, event: int, then: Callable[[], None]) -> None:
+        self._poll.register(fd, event)
+        self._events[fd] = then
+
+    def _leave(self, *descriptors: int) -> None:
+        for fd in descriptors:
+            if self._events.pop(fd, None) is not None:
+                self._poll.unregister(fd)
+
+    def _next(self) -> None:
+        received = receive(self._requests)
+        if received is None:
+            self._leave(self._requests.fileno())
+            return
+        build = Build(*received)
+        self._watch(build.ended, select.POLLIN, lambda: self._end(build))
+        self._watch(build.asks, select.POLLIN, lambda: self._map(build))
+        self._watch(build.channel, POLLRDHUP, lambda: self._kill(build))
+
+    def _map(self, build: Build) -> None:
+        self._leave(build.asks)
+        build.map_user()
+
+    def _kill(self, build: Build) -> None:
+        self._leave(build.channel)
+        build.kill()
+
+    def _end(self, build: Build) -> None:
+        self._leave(build.ended, build.asks, build.channel)
+        build.report()
 
 
 def main(spec: dict[str, Any]) -> None:
     """What the starter does from its start to its end."""
-    requests = _socket.socket(fileno=spec["requests"])
-    libc.signal(ctypes.c_int(SIGCHLD), SIG_IGN)
-    while (received := receive(requests)) is not None:
-        log, channel = received
-        if os.fork() == 0:
-            os.close(requests.detach())
-            help_build(log, channel)
-        os.close(log)
-        os.close(channel)
+    libc.signal(ctypes.c_int(SIGCHLD), SIG_DFL)  # how a child ended is kept for us
+    os.set_inheritable(spec["requests"], False)
+    Starter(_socket.socket(fileno=spec["requests"])).serve()

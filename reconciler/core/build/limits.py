@@ -23,8 +23,6 @@ from collections.abc import Iterable, Iterator
 _MOUNTS = "/proc/self/mountinfo"
 _OWN = "/proc/self/cgroup"
 _CONTROLLERS = frozenset({"memory", "pids"})
-# The helper that waits for the build is in its group too.
-_HELPERS = 1
 _REMOVAL_SECONDS = 2.0
 
 _LOOKS_LIKE = {
@@ -97,7 +95,7 @@ def make_group(memory: int, processes: int) -> ControlGroup | None:
             continue
         try:
             _write(group.path, "memory.max", str(memory))
-            _write(group.path, "pids.max", str(processes + _HELPERS))
+            _write(group.path, "pids.max", str(processes))
             if os.path.exists(os.path.join(group.path, "memory.swap.max")):
                 _write(group.path, "memory.swap.max", "0")
         except OSError:

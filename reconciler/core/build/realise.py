@@ -111,6 +111,7 @@ class _Run:
         self._stop = threading.Event()
         self._waiting = {path: set(goal.waits_for) for path, goal in goals.items()}
         self._goals = goals
+        self._urgency = graph.urgency(goals)
         self._workers: dict[StorePath, threading.Thread] = {}
         self._running = 0
         self._locks: dict[StorePath, list[PathLock]] = {}
@@ -142,7 +143,8 @@ class _Run:
     # --- in the calling thread ----------------------------------------------------------------------------------------
 
     def _start_ready(self) -> None:
-        for path in sorted(path for path, needs in self._waiting.items() if not needs):
+        ready = [path for path, needs in self._waiting.items() if not needs]
+        for path in sorted(ready, key=lambda path: (-self._urgency[path], path)):
             if self._running >= self._options.jobs:
                 return
             goal = self._goals[path]
@@ -202,6 +204,10 @@ class _Run:
             if not isinstance(message.result, BaseException) and not self._stop.is_set():
                 self._start_ready()  # to be built while what is done is made durable
             self._finish(message.job, message.result)
+            if not self._stop.is_set():
+                self._start_ready()  # what waited for it, before its directory is cleared away
+            if os.path.lexists(message.job.directory):
+                self._workshop.remove(message.job.directory)
         if not self._stop.is_set() and self._options.cancelled():
             self._fail(BuildError("the builds were cancelled"))
 
@@ -219,8 +225,6 @@ class _Run:
             self._built.append(job.goal.path)
             self._achieved(job.goal)
             self._event("done", job.goal, _manner(job.goal))
-        if os.path.lexists(job.directory):
-            self._workshop.remove(job.directory)
 
     def _failed(self, job: _Job, error: BaseException) -> None:
         if self._options.keep_going and isinstance(error, BuildError) and not self._stop.is_set():

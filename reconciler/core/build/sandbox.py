@@ -1,7 +1,7 @@
 """A sandbox seen from outside: what it shows, and one build run in it.
 
-The namespaces are entered by a helper process that a starter forks (starter.py, inside.py), so that it does not matter
-how many threads we have.
+The namespaces are entered by a process that a starter forks (starter.py, inside.py), so that it does not matter how
+many threads we have.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from reconciler.core.build import limits
 from reconciler.core.build.starter import Helper, Starter
 from reconciler.core.build.toolchain import host_system
 from reconciler.core.build.users import BuildUser
-from reconciler.core.errors import BuildError, InternalError
+from reconciler.core.errors import BuildError
 from reconciler.core.nix.store_path import STORE_DIR, StorePath
 from reconciler.core.values import field, value
 
@@ -183,7 +183,7 @@ def run(sandbox: Sandbox, watch: Watch, starter: Starter) -> Ended:
     try:
         with _closing(log_read):
             with _closing(log_write):
-                helper = starter.helper(log_write)
+                helper = starter.helper(log_write, sandbox.user.single)
             with helper:
                 _tell(helper, sandbox, group)
                 stopped = _follow(helper, log_read, watch)
@@ -192,7 +192,7 @@ def run(sandbox: Sandbox, watch: Watch, starter: Starter) -> Ended:
     finally:
         if group is not None:
             group.end()
-    ended = Ended(_counted("memory", sandbox)) if hit == "memory" and not report else _ended(report, starter, stopped)
+    ended = _ended(report, starter, stopped)
     if hit and not ended.succeeded and not ended.hint:
         return Ended(_counted(hit, sandbox), limits.raising(hit))
     return ended
@@ -213,7 +213,7 @@ def _closing(fd: int) -> Iterator[None]:
 
 
 def _tell(helper: Helper, sandbox: Sandbox, group: limits.ControlGroup | None) -> None:
-    """Say what is to be built, once the helper is where its processes are counted."""
+    """Say what is to be built, once process 1 is where the build's processes are counted."""
     spec = specification(sandbox)
     if group is not None:
         with contextlib.suppress(OSError):  # a group that it may not enter: it is limited by itself
@@ -255,10 +255,8 @@ def _reason_to_stop(size: int, deadline: float, watch: Watch) -> Ended:
 
 def _ended(report: bytes, starter: Starter, stopped: Ended) -> Ended:
     if not report:
-        raise starter.lost("the build's helper process ended without a report")
-    kind, value = marshal.loads(report)  # noqa: S302  written by our own helper, not by the build
-    if kind == "fault":
-        raise InternalError(f"the build's helper process failed: {value}")
+        raise starter.lost("a build ended without a report")
+    kind, value = marshal.loads(report)  # noqa: S302  written by our own starter, not by the build
     if kind == "error" and value.startswith("executing "):
         raise BuildError(value, hint=_executing_hint(value))
     if kind == "error":

@@ -1,9 +1,9 @@
-"""The process that starts the helpers of a run's builds; inside.py is what it, and they, do.
+"""The process that starts the builds of a run, and process 1 of each as we see it; inside.py is what they do.
 
 A fork of ours would not do: we may have threads, and a user namespace is entered only by a process that has one. An
 interpreter of its own for each build would: but its start takes longer than all the rest of a small build's sandbox.
 So one is started for all builds of a run, at the first of them, with nothing of ours open but the socket on which it
-is asked for helpers. It ends when that socket is closed.
+is asked for builds. It ends when that socket is closed.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ _READ_SIZE = 65536
 
 
 class Helper:
-    """The process that makes the sandbox of one build and waits for it. A context manager: at its end the helper, and
-    with it the build, is let go of."""
+    """Process 1 of one build, which makes its sandbox and becomes the builder. A context manager: at its end the build
+    is let go of."""
 
     def __init__(self, channel: socket.socket, pid: int) -> None:
         self._channel = channel
@@ -49,7 +49,7 @@ class Helper:
                 self._channel.shutdown(1)  # SHUT_WR: the leash
 
     def report(self) -> bytes:
-        """What it says when the build has ended; empty when it was killed itself."""
+        """What is said when the build has ended; empty when the starter was killed."""
         parts = []
         with contextlib.suppress(OSError):
             while part := self._channel.recv(_READ_SIZE):
@@ -66,7 +66,7 @@ class Helper:
 
 
 class Starter:
-    """The starter of one run, for all its threads; a process of its own from `start`, or the first helper, to `close`."""
+    """The starter of one run, for all its threads; a process of its own from `start`, or a build, to `close`."""
 
     def __init__(self) -> None:
         self._guard = threading.Lock()
@@ -79,8 +79,9 @@ class Starter:
             if self._requests is None:
                 self._requests = self._start()
 
-    def helper(self, log: int) -> Helper:
-        """A helper whose build writes to the descriptor `log`. InternalError when there can be none."""
+    def helper(self, log: int, single: bool) -> Helper:
+        """Process 1 of a build that writes to the descriptor `log`. `single`: only our own uid can be mapped.
+        InternalError when there can be none."""
         import socket
 
         ours, its = socket.socketpair()
@@ -88,7 +89,7 @@ class Starter:
             self.start()
             assert self._requests is not None
             with its, self._guard, contextlib.suppress(BrokenPipeError):
-                socket.send_fds(self._requests, [b"b"], [log, its.fileno()])
+                socket.send_fds(self._requests, [b"s" if single else b"u"], [log, its.fileno()])
             pid = _read_pid(ours)
         except BaseException:
             ours.close()
@@ -96,7 +97,7 @@ class Starter:
         if pid:
             return Helper(ours, pid)
         ours.close()
-        raise self.lost("no helper process could be started for a build")
+        raise self.lost("no process could be started for a build")
 
     def _start(self) -> socket.socket:
         import socket
@@ -117,7 +118,7 @@ class Starter:
         return ours
 
     def lost(self, what: str) -> InternalError:
-        """The error of a helper that is gone, with the last that it or the starter said."""
+        """The error of a process that is gone, with the last that the starter said."""
         said = b""
         if self._process is not None and self._process.stderr is not None:
             fd = self._process.stderr.fileno()
@@ -128,7 +129,7 @@ class Starter:
         return InternalError(f"{what}: {text or 'it said nothing'}")
 
     def close(self) -> None:
-        """End it. No helper may be at work."""
+        """End it. No build may be under way."""
         if self._requests is not None:
             self._requests.close()
         if self._process is not None:
@@ -146,7 +147,7 @@ class Starter:
 
 
 def _read_pid(channel: socket.socket) -> int:
-    """The helper's process number, the first thing that it says; 0 when it ended before that."""
+    """The process number, the first thing that is said of a build; 0 when the starter ended before that."""
     with contextlib.suppress(OSError):
         data = channel.recv(4)
         if len(data) == 4:

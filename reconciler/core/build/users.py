@@ -13,6 +13,7 @@ host of one), there is one uid only: our own.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import pwd
 from collections.abc import Iterator
@@ -55,10 +56,15 @@ POOLS = (
 
 
 def _maps(path: str, wanted: int) -> bool:
-    """Whether an id exists in our user namespace; `path` is a uid_map or gid_map (inner, outer, count)."""
+    """Whether an id exists in our user namespace; `path` is a uid_map or gid_map."""
+    return any(inner <= wanted < inner + count for inner, _, count in _ranges(path))
+
+
+@functools.lru_cache(maxsize=2)
+def _ranges(path: str) -> list[tuple[int, ...]]:
+    """What a map says (inner, outer, count), for as long as we live."""
     with open(path, encoding="ascii") as lines:
-        ranges = [tuple(int(field) for field in line.split()) for line in lines]
-    return any(inner <= wanted < inner + count for inner, _, count in ranges)
+        return [tuple(int(field) for field in line.split()) for line in lines]
 
 
 def pool() -> Pool | None:

@@ -68,6 +68,18 @@ def test_inputs_are_built_first_and_each_once(store: Store, nix: RealNix) -> Non
     nix.verify()
 
 
+def test_what_most_waits_for_is_built_first(store: Store) -> None:
+    alone = [derivation(store, f"alone{number}", "echo > $out") for number in range(4)]
+    three = chain(store, "first", "second", "third")
+    two = chain(store, "one", "two")
+    heard = Heard()
+    realise(store, [*alone, three[-1], two[-1]], BuildOptions(on_event=heard))
+    began = heard.of("start")
+    assert began[0] == "first"
+    assert set(began[1:3]) == {"second", "one"}
+    assert set(began[3:]) == {"third", "two", *(f"alone{number}" for number in range(4))}
+
+
 def test_what_is_valid_is_not_built_again(store: Store) -> None:
     (base, top) = chain(store, "base", "top")
     assert realise(store, [base]).built == (base,)
