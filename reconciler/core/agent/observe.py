@@ -220,9 +220,13 @@ def _problems(host: Host) -> Iterable[str]:
 
 def _lacking() -> list[str]:
     """The modules that we need and that this Python, as distributions package it, may not have."""
-    from importlib.util import find_spec
+    from _frozen_importlib_external import PathFinder  # importlib.util takes longer to import than the search does
 
-    return [module for module in ("sqlite3", "ctypes") if find_spec(f"_{module}") is None]
+    return [
+        module
+        for module in ("sqlite3", "ctypes")
+        if f"_{module}" not in sys.builtin_module_names and PathFinder.find_spec(f"_{module}") is None
+    ]
 
 
 def _distribution(host: Host) -> str:

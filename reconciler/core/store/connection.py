@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import threading
+from _thread import RLock  # threading's, without what that imports, for which a probe would wait
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -29,7 +29,7 @@ class Connection:
         self._file = os.path.join(self._directory, "db.sqlite")
         self._schema = os.path.join(self._directory, "schema")
         self._big_lock = fs.FileLock(os.path.join(self._directory, "big-lock"))
-        self._guard = threading.RLock()
+        self._guard = RLock()
         self._connection: sqlite3.Connection | None = None
         self._process = 0
 
