@@ -485,3 +485,4 @@ def main(spec: dict[str, Any]) -> None:
     libc.signal(ctypes.c_int(SIGCHLD), SIG_DFL)  # how a child ended is kept for us
     os.set_inheritable(spec["requests"], False)
     Starter(_socket.socket(fileno=spec["requests"])).serve()
+    os._exit(0)  # the run waits for us: nothing here needs an interpreter's orderly end
