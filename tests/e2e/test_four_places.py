@@ -109,9 +109,10 @@ CASES = {
             ("shfmt-3.14.1", "shfmt", "--version"): "v3.14.1\n",
             ("yamllint-1.37.1", "yamllint", "--version"): "yamllint 1.37.1\n",
             # Its parser in C comes from a third store path, and finds what it needs by the Python that loads it.
-            ("yamllint-1.37.1", "@python3-3.11.2@/bin/python3", "-Ic", C_PARSER): "True\n",
+            # -B: root can write to the store there, and Python would.
+            ("yamllint-1.37.1", "@python3-3.11.2@/bin/python3", "-IBc", C_PARSER): "True\n",
             ("lint-1.0", "lint", "/proc/tty"): "$",
-            ("python3-3.11.2", "python3", "-Ic", BYTECODE): "True True\n",
+            ("python3-3.11.2", "python3", "-IBc", BYTECODE): "True True\n",
         },
     ),
     "hello": Case({"hello-2.10": "hello"}, {"hello": HELLO}, {("hello-2.10", "hello"): HELLO}),
