@@ -1,29 +1,21 @@
-"""Nix's own encoding of numbers, strings and lists, over a channel that may lie, stall or end.
-
-    number     u64, little-endian
-    string     its length as a number, its bytes, zeros up to a multiple of 8
-    list       its length as a number, its items
-
-A string has at most MAX_STRING bytes; what a list may have, who reads it says; every wait ends at a deadline.
-"""
+"""Nix's own encoding (core/nix/wire.py) over a channel that may lie, stall or end: every wait ends at a deadline."""
 
 from __future__ import annotations
 
 import contextlib
 import re
 import time
-from collections.abc import Iterable
 
-from reconciler.core.errors import FormatError, LinkLostError, ReconcilerError, StoreError
+from reconciler.core.errors import LinkLostError, ReconcilerError, StoreError
+from reconciler.core.nix.wire import Decoder
 from reconciler.transport.connection import Channel, Stream
 from reconciler.transport.errors import NotFit
 from reconciler.transport.text import Tail
 
-MAX_STRING = 4096
 MAX_NOISE = 64 * 1024
 
 
-class Wire:
+class Wire(Decoder):
     """A channel's bytes, both ways, up to the time `until` (monotonic)."""
 
     def __init__(self, channel: Channel, name: str) -> None:
@@ -65,28 +57,6 @@ class Wire:
                 )
             self._fill()
         del self._got[: place + len(marker)]
-
-    def number(self) -> int:
-        return int.from_bytes(self._exactly(8), "little")
-
-    def count(self, most: int) -> int:
-        """The length of a list of at most `most`."""
-        count = self.number()
-        if count > most:
-            raise FormatError(f"a list of {count}, where {most} are the most")
-        return count
-
-    def string(self) -> str:
-        size = self.number()
-        if size > MAX_STRING:
-            raise FormatError(f"a string of {size} bytes, where {MAX_STRING} are the most")
-        padded = self._exactly(size + -size % 8)
-        if any(padded[size:]):
-            raise FormatError("a string is not padded with zeros")
-        try:
-            return padded[:size].decode("ascii")
-        except UnicodeDecodeError:
-            raise FormatError("a string is not ASCII") from None
 
     def some(self, most: int) -> bytes:
         """What is there, at least one byte."""
@@ -145,17 +115,3 @@ class Wire:
         if status == 127 or re.search(r"nix-store\W*:? .*[Nn]ot? (such file|found)", self._stderr.text):
             return NotFit("there is no nix-store", "install Nix there, or Python 3.9")
         return StoreError(f"{self._name}: Nix ended (exit status {status}){self._said()}")
-
-
-def number(value: int) -> bytes:
-    return value.to_bytes(8, "little")
-
-
-def string(text: str) -> bytes:
-    data = text.encode()
-    return number(len(data)) + data + b"\0" * (-len(data) % 8)
-
-
-def strings(texts: Iterable[str]) -> bytes:
-    items = [string(text) for text in texts]
-    return number(len(items)) + b"".join(items)

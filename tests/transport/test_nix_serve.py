@@ -17,6 +17,7 @@ from reconciler.core.errors import FormatError, LinkLostError, ReconcilerError, 
 from reconciler.core.nix import nar
 from reconciler.core.nix.hashes import Hash
 from reconciler.core.nix.store_path import StorePath
+from reconciler.core.nix.wire import MAX_STRING
 from reconciler.core.store.path_info import PathInfo
 from reconciler.core.store.store import Store
 from reconciler.inventory.desired import ConnectionSettings
@@ -26,7 +27,6 @@ from reconciler.transport.elevation import Elevation
 from reconciler.transport.errors import ElevationError, NotFit
 from reconciler.transport.local import LocalChannel, LocalConnection
 from reconciler.transport.nix_serve import MAX_ITEMS, ServeClient
-from reconciler.transport.nix_wire import MAX_STRING
 from tests.oracle import RealNix, program
 
 PATH = StorePath.parse("/nix/store/" + "0" * 32 + "-x")
