@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from reconciler.core.nix.store_path import StorePath
-from reconciler.core.store.store import Store, topological
+from reconciler.core.store.order import topological
+from reconciler.core.store.store import Store
 from reconciler.packages.model import Graph
 from reconciler.packages.sources import CachedPath, GivenPath
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from reconciler.core.errors import ReconcilerError
 from reconciler.core.nix.store_path import StorePath
 from reconciler.core.store.binary_cache import BinaryCache, Caches, Offer
-from reconciler.core.store.store import topological
+from reconciler.core.store.order import topological
 from reconciler.packages.sources import CachedPath, GivenPath
 from reconciler.packages.substitution import LOOKUPS, fetchable
 

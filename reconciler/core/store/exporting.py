@@ -13,8 +13,8 @@ from typing import IO, TYPE_CHECKING, Callable
 from reconciler.core.errors import StoreError
 from reconciler.core.nix import export
 from reconciler.core.nix.hashes import Hash
+from reconciler.core.store.order import topological
 from reconciler.core.store.path_info import PathInfo
-from reconciler.core.store.store import topological
 
 if TYPE_CHECKING:
     from reconciler.core.nix.nar_format import Reader

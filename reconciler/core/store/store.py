@@ -8,25 +8,23 @@ from __future__ import annotations
 
 import contextlib
 import os
-import stat
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 
 from reconciler.core import fs
-from reconciler.core.errors import FormatError, StoreError
+from reconciler.core.errors import StoreError
 from reconciler.core.nix import derivation, nar
 from reconciler.core.nix.derivation import Derivation, ModuloCache
 from reconciler.core.nix.hashes import Hash
 from reconciler.core.nix.nar_format import Node, Reader
 from reconciler.core.nix.store_path import StorePath
-from reconciler.core.store import canonical, roots, schema, temp_roots
+from reconciler.core.store import canonical, derivation_file, roots, schema, temp_roots
 from reconciler.core.store.batch import Batch
 from reconciler.core.store.database import Database, Graph, Row
 from reconciler.core.store.locks import PathLock
+from reconciler.core.store.order import topological
 from reconciler.core.store.path_info import PathInfo
-
-MAX_DERIVATION = 64 * 1024 * 1024  # bytes of a .drv file; those of nixpkgs have a few thousand
 
 
 class Store:
@@ -204,27 +202,7 @@ class Store:
                 raise StoreError(f"{path} is not valid in {self.store_dir}")
 
     def _parse_derivation(self, path: StorePath) -> Derivation:
-        if not path.is_derivation:
-            raise StoreError(f"{path} is not a derivation")
-        try:
-            fd = os.open(self.real(path), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-            with open(fd, "rb") as file:
-                status = os.fstat(fd)
-                if not stat.S_ISREG(status.st_mode):
-                    raise StoreError(f"{path}: a derivation is a file, and it is none")
-                if (size := status.st_size) > MAX_DERIVATION:
-                    raise StoreError(f"{path}: a derivation of {size} bytes; {MAX_DERIVATION} are read at most")
-                data = file.read(size + 1)  # what is asked for is allocated, however little there is
-        except OSError as error:
-            raise StoreError(f"{path}: {error.strerror}") from error
-        try:
-            drv = Derivation.parse(data)
-        except FormatError as error:
-            raise FormatError(f"{path}: {error.message}", error.hint) from error
-        # The path of a derivation is a hash of its text, so no registration need vouch for what was read.
-        if drv.path(_drv_name(path)) != path:
-            raise StoreError(f"{path}: its text has been changed")
-        return drv
+        return derivation_file.read(self.real(path), path)
 
     # --- adding -------------------------------------------------------------------------------------------------------
 
@@ -283,7 +261,7 @@ class Store:
             return known.get(one) or self._parse_derivation(one)
 
         drv = look_up(path)
-        right = derivation.with_outputs(drv, _drv_name(path), look_up, self._modulo)
+        right = derivation.with_outputs(drv, derivation_file.name_of(path), look_up, self._modulo)
         if right.outputs != drv.outputs or right.environment != drv.environment:
             raise StoreError(f"{path}: its outputs are not those that follow from it")
         return drv.output_paths()
@@ -330,32 +308,3 @@ class Store:
     def add_indirect_root(self, link: str) -> str:
         """Make a link that lies anywhere and points into the store a root; the path of the entry in gcroots/auto."""
         return roots.add_indirect(self.state_dir, link)
-
-
-def _drv_name(path: StorePath) -> str:
-    return path.name[: -len(".drv")]
-
-
-def topological(references: Mapping[StorePath, Iterable[StorePath]]) -> list[StorePath]:
-    """The keys in an order in which references come before referrers, always the same; StoreError for a circle."""
-    order: list[StorePath] = []
-    done: set[StorePath] = set()
-    for start in sorted(references):
-        if start in done:
-            continue
-        entered = {start}
-        todo = [(start, iter(sorted(references[start])))]
-        while todo:
-            path, rest = todo[-1]
-            following = next((reference for reference in rest if reference not in done), None)
-            if following is None:
-                todo.pop()
-                entered.discard(path)
-                done.add(path)
-                order.append(path)
-            elif following in entered:
-                raise StoreError(f"{following} and {path} refer to each other in a circle")
-            else:
-                entered.add(following)
-                todo.append((following, iter(sorted(references[following]))))
-    return order

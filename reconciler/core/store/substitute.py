@@ -18,8 +18,9 @@ from reconciler.core.errors import FormatError, ReconcilerError, StoreError
 from reconciler.core.nix.store_path import StorePath
 from reconciler.core.store.batch import Batch
 from reconciler.core.store.binary_cache import Archive, Caches
+from reconciler.core.store.order import topological
 from reconciler.core.store.path_info import PathInfo
-from reconciler.core.store.store import Store, topological
+from reconciler.core.store.store import Store
 from reconciler.core.values import value
 
 JOBS = 8

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from reconciler.core.errors import StoreError
-from reconciler.core.store.store import topological
+from reconciler.core.store.order import topological
 from reconciler.core.values import value
 
 if TYPE_CHECKING:
