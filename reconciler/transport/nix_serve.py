@@ -4,9 +4,9 @@
     request    u64 operation, its arguments   ->  its answer
 
 How numbers and strings are written: core/nix/wire.py. A version is major << 8 | minor. Spoken: 2.5 (Nix 2.1) to 2.7
-(Nix 2.4 and later, which all still speak it). Errors are not part of the protocol: Nix prints one to stderr and ends, so
-the end of the stream is told as what it printed. Source: opServe in Nix's nix-store.cc and its serve-protocol.hh, and
-what Nix 2.8 was seen to say.
+(Nix 2.4 and later, which all still speak it). Errors are not part of the protocol: Nix prints one to stderr and ends,
+so the end of the stream is told as what it printed. Source: opServe in Nix's nix-store.cc and its serve-protocol.hh,
+and what Nix 2.8 was seen to say.
 
 What comes from the host is bounded: a string by wire.MAX_STRING, a list by MAX_ITEMS, an archive by the size that
 was said of it, every wait by a deadline.

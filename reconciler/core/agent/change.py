@@ -13,7 +13,7 @@ import contextlib
 import os
 import sys
 import time
-from typing import Callable
+from typing import TYPE_CHECKING, Callable
 
 from reconciler.core.activate import current_system, host_files, nixos
 from reconciler.core.agent import created, history, lock, mounts, profiles, recovery, stage
@@ -34,8 +34,10 @@ from reconciler.core.nix.store_path import STORE_DIR, StorePath
 from reconciler.core.profile import places
 from reconciler.core.profile.names import ProfileId
 from reconciler.core.profile.switching import Step
-from reconciler.core.store.store import Store
 from reconciler.core.values import field, value
+
+if TYPE_CHECKING:
+    from reconciler.core.store.working import WorkingStore
 
 
 @value
@@ -61,6 +63,7 @@ def switch(host: Host, request: SwitchRequest) -> SwitchReply:
     action = _action(request.action)
     changes = tuple(_Change(wanted, profiles.find(host, ProfileId.parse(wanted.profile))) for wanted in request.changes)
     for change in changes:
+        host.require_mine(change.found.profile)
         if change.found.problem:
             raise StoreError(f"{change.found.profile.label}: {change.found.problem}")
     _check_expected(host, changes)
@@ -127,7 +130,7 @@ def _ago(seconds: float) -> str:
     return f"{max(0, int(seconds))} s"
 
 
-def _check_target(host: Host, store: Store, change: _Change) -> None:
+def _check_target(host: Host, store: WorkingStore, change: _Change) -> None:
     wanted = change.wanted
     if not wanted.to:
         if change.found.profile.is_system and nixos.is_host(host.root):
@@ -152,7 +155,7 @@ def _check_target(host: Host, store: Store, change: _Change) -> None:
 @value(frozen=False)
 class _Switch:
     host: Host
-    store: Store
+    store: WorkingStore
     request: SwitchRequest
     action: Action
     # One time for what is intended and what is told, so that recovery knows the one by the other.

@@ -43,17 +43,17 @@ def collect(session: Session, request: CollectRequest) -> None:
     """Say what would go; without `check`, delete it. RefusedError while a deployment is at work."""
     host = session.host
     host.session.host = request.host
-    if not host.managed or not os.path.exists(host.database):
+    if not host.managed or not host.has_store:
         session.reply(CollectReply(False))
         return
-    host.require_privilege()
+    host.require_whole()
     progress = Progress(session)
     if request.check:
-        session.reply(_foreseen(host, session.store(), request, progress))
+        session.reply(_foreseen(host, session.own_store(), request, progress))
         return
     taken = lock.take(host, LockOwner("gc", request.who, os.getpid(), time.time()))
     try:
-        session.reply(_done(host, session.store(), request, progress))
+        session.reply(_done(host, session.own_store(), request, progress))
     finally:
         taken.release()
 

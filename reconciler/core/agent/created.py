@@ -1,4 +1,4 @@
-"""What we made on a host that was not there before: /nix/var/reconciler/created.
+"""What we made on a host that was not there before: `created` among our own files.
 
     first line     reconciler-created 1
     every other    the absolute path of a directory, or of a user's ~/.nix-profile, in the order of making
@@ -14,23 +14,22 @@ import os
 from collections.abc import Iterable
 
 from reconciler.core import fs
-from reconciler.core.agent.host import OWN_STATE, Host
+from reconciler.core.agent.host import Host
 from reconciler.core.errors import FormatError
 from reconciler.core.nix.store_path import STORE_DIR
 
 _HEADER = "reconciler-created 1"
-RECORD = f"{OWN_STATE}/created"
 
 
 def read(host: Host) -> tuple[str, ...]:
     """The paths that were made; none without a record. FormatError for another format."""
     try:
-        with open(host.path(RECORD), encoding="utf-8", errors="surrogateescape", newline="\n") as file:
+        with open(host.created, encoding="utf-8", errors="surrogateescape", newline="\n") as file:
             header, *lines = file.read().split("\n")
     except FileNotFoundError:
         return ()
     if header != _HEADER:
-        raise FormatError(f"{RECORD} is of another version: {header[:60]!r}", "use the newer reconciler")
+        raise FormatError(f"{host.state}/created is of another version: {header[:60]!r}", "use the newer reconciler")
     return tuple(line for line in lines if line.startswith("/"))
 
 
@@ -40,7 +39,7 @@ def note(host: Host, paths: Iterable[str]) -> None:
     known = read(host) if wanted else ()
     new = [path for path in wanted if path not in known]
     if new:
-        fs.replace_file(host.path(RECORD), _text([*known, *new]))
+        fs.replace_file(host.created, _text([*known, *new]))
 
 
 def _text(paths: Iterable[str]) -> bytes:
@@ -54,15 +53,14 @@ def made_store(host: Host) -> bool:
 
 def missing_state(host: Host) -> list[str]:
     """Which of Nix's directories and ours are not there."""
-    state = ("/nix", STORE_DIR, "/nix/var/nix", OWN_STATE)
-    return [path for path in state if not os.path.isdir(host.path(path))]
+    return [path for path in host.state_directories if not os.path.isdir(host.path(path))]
 
 
 def note_state(host: Host, missing: Iterable[str]) -> None:
     """Before a store is opened that may have to be made: write down what is, given what of `missing_state` was there.
     Once, by whoever is first: a deployment holds the host's lock, and a build for others does not."""
-    if not os.path.exists(host.path(RECORD)):
-        fs.create_file(host.path(RECORD), _text(new_state(host, missing)))
+    if not os.path.exists(host.created):
+        fs.create_file(host.created, _text(new_state(host, missing)))
 
 
 def note_store(host: Host) -> None:
@@ -80,7 +78,7 @@ def new_state(host: Host, missing: Iterable[str]) -> tuple[str, ...]:
     One that was killed before it could write its record has left directories and nothing in them: they are its own.
     """
     found = list(missing)
-    if OWN_STATE in found:
+    if host.state in found or STORE_DIR not in host.state_directories:
         return tuple(found)
     skeleton = {"", "store", "var", "var/nix", "var/reconciler", "var/reconciler/lock"}
     top = host.path("/nix")

@@ -80,7 +80,7 @@ def _holding(host: Host, found: Found) -> Holding:
 
 def _closure(host: Host, paths: Iterable[str]) -> tuple[str, ...]:
     """The closure of those paths that are valid."""
-    if not os.path.exists(host.database):
+    if not host.has_store:
         return ()
     with host.open_store() as store:
         try:

@@ -53,9 +53,10 @@ def begin(host: Host, request: BeginRequest) -> Begun:
 
 def _collecting(host: Host) -> bool:
     gc_lock = fs.FileLock(host.path(f"{NIX_STATE}/gc.lock"))
-    if not gc_lock.acquire(exclusive=False, wait=False):
-        return True
-    gc_lock.release()
+    with contextlib.suppress(PermissionError):  # a store's users do not see it
+        if not gc_lock.acquire(exclusive=False, wait=False):
+            return True
+        gc_lock.release()
     return False
 
 

@@ -211,7 +211,8 @@ class Observation(Message):
     `system` is Nix's word (`x86_64-linux`). `managed`: a deployment was begun there. `nix`: version of a real Nix on
     the host, else empty. `running` and `booted`: where /run/current-system and /run/booted-system lead, else empty.
     `problems`: what makes the host unfit for any deploy (no sqlite3, /nix read-only, ...), one sentence each.
-    `nixos`: the host runs NixOS.
+    `nixos`: the host runs NixOS. `login`: the one user whose profile can be changed, since the store is behind Nix's
+    daemon and the login is that user; empty where everything can.
     """
 
     hostname: str
@@ -233,6 +234,7 @@ class Observation(Message):
     lock: Optional[LockOwner]
     problems: tuple[str, ...] = ()
     nixos: bool = False
+    login: str = ""
 
     def profile(self, name: str) -> ProfileState | None:
         return next((state for state in self.profiles if state.profile == name), None)

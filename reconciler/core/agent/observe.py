@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from reconciler.core.activate import current_system, nixos
 from reconciler.core.agent import history, lock, nix, profiles, recovery
-from reconciler.core.agent.host import NIX_STATE, PROFILES, Host
+from reconciler.core.agent.host import PROFILES, Host
 from reconciler.core.agent.messages import (
     Generation,
     GenerationsReply,
@@ -31,7 +31,7 @@ from reconciler.core.profile.names import ProfileId
 from reconciler.core.values import replace
 
 if TYPE_CHECKING:  # a host without profiles of ours needs no database
-    from reconciler.core.store.database import Database
+    from reconciler.core.store.working import Index
 
 _DISTRIBUTIONS = {"debian": "Debian", "rhel": "RHEL", "rocky": "Rocky", "almalinux": "AlmaLinux"}
 _SYSTEMD = ("/usr/lib/systemd", "/lib/systemd", "/usr/lib64/systemd", "/run/current-system/systemd/lib/systemd")
@@ -71,6 +71,7 @@ def observe(host: Host, request: ObserveRequest) -> Observation:
         lock=lock.owner(host),
         problems=tuple(problems),
         nixos=nixos.is_host(host.root),
+        login=host.login,
     )
 
 
@@ -109,29 +110,26 @@ class _Questions:
 
     def __init__(self, host: Host) -> None:
         self._host = host
-        self._database: Database | None = None
+        self._index: Index | None = None
         self.problem = ""
 
     def __enter__(self) -> _Questions:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._database is not None:
-            self._database.close()
+        if self._index is not None:
+            self._index.close()
 
-    def _open(self) -> Database | None:
-        """The database alone: the rest of a store takes longer to import than a probe takes."""
-        if self._database is None and os.path.exists(self._host.database) and not _lacking():
-            from reconciler.core.store.database import Database
-
-            self._database = Database(self._host.path(NIX_STATE))
-        return self._database
+    def _open(self) -> Index | None:
+        if self._index is None and self._host.has_store and not _lacking():
+            self._index = self._host.open_index()
+        return self._index
 
     def valid(self, paths: Iterable[str]) -> tuple[str, ...]:
         wanted = [StorePath.parse(path) for path in paths]
         try:
-            database = self._open() if wanted else None
-            return tuple(sorted(str(path) for path in database.valid(wanted))) if database is not None else ()
+            index = self._open() if wanted else None
+            return tuple(sorted(str(path) for path in index.valid(wanted))) if index is not None else ()
         except ReconcilerError as error:
             self.problem = error.message
             return ()
@@ -139,8 +137,8 @@ class _Questions:
     def complete(self, path: str) -> bool:
         """Whether the closure of `path` is valid, and its files are there."""
         try:
-            database = self._open()
-            closure = database.reachable([StorePath.parse(path)]) if database is not None else {}
+            index = self._open()
+            closure = index.reachable([StorePath.parse(path)]) if index is not None else {}
             return bool(closure) and all(os.path.lexists(self._host.path(str(one))) for one in closure)
         except ReconcilerError:
             return False
@@ -208,8 +206,9 @@ def _problems(host: Host) -> Iterable[str]:
     """What makes the host unfit for any deployment."""
     for module in _lacking():
         yield f"this Python ({sys.executable}) has no {module}"
-    if host.unprivileged:
-        yield host.unprivileged
+    unprivileged = host.unprivileged
+    if unprivileged:
+        yield unprivileged
     for path in ("/nix", "/nix/store"):
         if os.path.islink(host.path(path)):
             yield f"{path} is a link: a store cannot lie behind one"

@@ -28,7 +28,7 @@ from reconciler.core.values import value
 if TYPE_CHECKING:  # only a user's profile needs them, and a probe is short
     from reconciler.core.profile.accounts import Account
     from reconciler.core.profile.locate import UserProfile
-    from reconciler.core.store.store import Store
+    from reconciler.core.store.working import WorkingStore
 
 
 NOTHING = Before(None, None, 0)
@@ -129,13 +129,13 @@ def guard(host: Host, found: Found) -> str:
     return ""
 
 
-def change(host: Host, store: Store, found: Found, step: Step) -> Applied:
+def change(host: Host, store: WorkingStore, found: Found, step: Step) -> Applied:
     """Make one change of a profile that has no problem. RefusedError, with nothing changed, when it is not what the
     step expects."""
     if found.problem:
         raise StoreError(f"{found.profile.label}: {found.problem}")
     if found.profile.is_system:
-        with numbered.Profile(host.system_profile, store).open(create=True) as opened:
+        with numbered.Profile(host.system_profile, host.own(store)).open(create=True) as opened:
             return switching.apply(opened, step)
     if found.profile.place:
         return _change_place(host, store, found, step)
@@ -158,7 +158,7 @@ def _to_be_made(host: Host, account: Account, found: UserProfile) -> tuple[str, 
     return (*directories, *([f"{account.home}/{locate.HOME_LINK}"] if found.home_link else []))
 
 
-def _change_place(host: Host, store: Store, found: Found, step: Step) -> Applied:
+def _change_place(host: Host, store: WorkingStore, found: Found, step: Step) -> Applied:
     from reconciler.core.profile import places
 
     created.note(host, places.missing_directories(found.link, host.root))
@@ -168,7 +168,7 @@ def _change_place(host: Host, store: Store, found: Found, step: Step) -> Applied
     return applied
 
 
-def keep_generations(store: Store, found: Found, current: Recorded | None) -> None:
+def keep_generations(store: WorkingStore, found: Found, current: Recorded | None) -> None:
     """Make sure that the collector finds the current generation of a profile outside of Nix's own folders. The roots of
     its stage keep it until this has been done."""
     if current is not None and current.number and numbered.needs_own_root(found.link, "/nix/var/nix"):

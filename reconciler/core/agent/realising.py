@@ -6,14 +6,13 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from reconciler.core.agent import stopping
-from reconciler.core.agent.host import Host
+from reconciler.core.agent.host import NIX_STATE, Host
 from reconciler.core.agent.messages import FailedBuild, LogReply, LogRequest, RealiseReply, RealiseRequest
 from reconciler.core.agent.paths import to_message
 from reconciler.core.build.events import BuildEvent, BuildLimits, BuildOptions
 from reconciler.core.build.logs import read_log
 from reconciler.core.build.machine import Machine
 from reconciler.core.build.realise import BuildsError
-from reconciler.core.build.realise import realise as realise_derivations
 from reconciler.core.errors import BuildError, FormatError
 from reconciler.core.nix.store_path import StorePath
 
@@ -38,7 +37,7 @@ def realise(session: Session, request: RealiseRequest) -> None:
     )
     derivations = [StorePath.parse(path) for path in request.derivations]
     try:
-        result = realise_derivations(session.store(create=True), derivations, options)
+        result = session.host.realise(session.store(create=True), derivations, options)
     except BuildsError as error:
         session.reply(RealiseReply((), (), tuple(_failed(path, one) for path, one in error.errors.items())))
         return
@@ -69,10 +68,6 @@ def _failed(path: StorePath, error: BuildError) -> FailedBuild:
 
 def log(host: Host, request: LogRequest) -> LogReply:
     """The last lines of a kept build log."""
-    store = host.open_store(False)
-    try:
-        text = read_log(store.state_dir, StorePath.parse(request.derivation))
-    finally:
-        store.close()
+    text = read_log(host.path(NIX_STATE), StorePath.parse(request.derivation))
     lines = text.splitlines(keepends=True)
     return LogReply("".join(lines[-request.lines :]) if request.lines > 0 else "")

@@ -18,7 +18,7 @@ from reconciler.core import fs
 from reconciler.core.activate import host_files
 from reconciler.core.activate.current_system import CURRENT, GC_ROOTS
 from reconciler.core.agent import history, profiles
-from reconciler.core.agent.host import STAGE_ROOTS, Host
+from reconciler.core.agent.host import Host
 from reconciler.core.agent.messages import GenerationRef, HistoryEntry
 from reconciler.core.errors import FormatError
 from reconciler.core.profile.names import ProfileId
@@ -60,7 +60,7 @@ def recover(host: Host) -> None:
 def _remove_temporaries(host: Host) -> None:
     fs.remove_temporaries(host.path(GC_ROOTS), ("profiles", "current-system", "booted-system"))
     fs.remove_temporaries(host.path(os.path.dirname(CURRENT)), (os.path.basename(CURRENT),))
-    for top in (host.own_state, host.path(STAGE_ROOTS)):
+    for top in (host.own_state, host.path(host.stage_roots)):
         for directory, _, _ in os.walk(top):
             fs.remove_temporaries(directory)
     for path in host_files.host_files():

@@ -18,6 +18,7 @@ from reconciler.core.values import value
 if TYPE_CHECKING:
     from reconciler.core.agent.messages import Message
     from reconciler.core.store.store import Store
+    from reconciler.core.store.working import WorkingStore
 
 
 @value
@@ -40,14 +41,18 @@ class Session:
         self.host = host
         self.link = link
         self.number = 0
-        self._store: Store | None = None
+        self._store: WorkingStore | None = None
 
-    def store(self, create: bool = False) -> Store:
+    def store(self, create: bool = False) -> WorkingStore:
         if self._store is None:
             if create:
                 created.note_store(self.host)
             self._store = self.host.open_store(create)
         return self._store
+
+    def own_store(self, create: bool = False) -> Store:
+        """The same as files and a database to work on; RefusedError where they are not ours."""
+        return self.host.own(self.store(create))
 
     def event(self, body: dict[str, Any]) -> None:
         self.link.send(Kind.EVENT, self.number, body)
@@ -61,7 +66,7 @@ def serve(settings: Settings) -> None:
     os.umask(0o022)
     os.chdir("/")
     link = Link(*_take_over_streams())
-    host = Host(settings.root)
+    host = Host.here(settings.root)
     link.start()
     try:
         version = ".".join([str(part) for part in sys.version_info[:3]])
@@ -172,9 +177,10 @@ def _keep(host: Host, settings: Settings) -> None:
     """Leave our code on a managed host. Never worth failing for."""
     if not host.managed or os.stat(host.own_state).st_uid != os.geteuid():
         return
+    cache = host.agent_cache(settings.cache)
     try:
         from reconciler.core.agent.cache import keep
 
-        keep(settings.cache, settings.sha256, settings.archive)
+        keep(cache, settings.sha256, settings.archive)
     except Exception as error:  # whatever it is: the host works without it
-        print(f"the agent was not kept in {settings.cache}: {error}", file=sys.stderr)
+        print(f"the agent was not kept in {cache}: {error}", file=sys.stderr)

@@ -5,15 +5,18 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from reconciler.core.activate import current_system
 from reconciler.core.agent import lock, profiles
-from reconciler.core.agent.host import PYTHON_ROOT, STAGE_ROOTS, Host
+from reconciler.core.agent.host import PYTHON_ROOT, Host
 from reconciler.core.agent.messages import StageReply, StageRequest
 from reconciler.core.errors import ReconcilerError, StoreError
 from reconciler.core.nix.store_path import StorePath
 from reconciler.core.profile.names import ProfileId
-from reconciler.core.store.store import Store
+
+if TYPE_CHECKING:
+    from reconciler.core.store.working import WorkingStore
 
 
 def stage(host: Host, request: StageRequest) -> StageReply:
@@ -25,6 +28,8 @@ def stage(host: Host, request: StageRequest) -> StageReply:
     lock.require(host, request.deployment)
     wanted = {ProfileId.parse(name): StorePath.parse(path) for name, path in request.profiles.items()}
     problems: dict[str, str] = {}
+    for profile in wanted:
+        host.require_mine(profile)
     with host.open_store() as store:
         for profile, path in wanted.items():
             store.add_root(host.stage_root(str(profile)), path)
@@ -38,14 +43,14 @@ def stage(host: Host, request: StageRequest) -> StageReply:
     return StageReply(tuple(str(profile) for profile in wanted if str(profile) not in problems), problems)
 
 
-def check_closures(store: Store, paths: Iterable[StorePath]) -> None:
+def check_closures(store: WorkingStore, paths: Iterable[StorePath]) -> None:
     """StoreError unless each path, and all it refers to, is valid and its files are there."""
     for path in store.closure(paths):
         if not os.path.lexists(store.real(path)):
             raise StoreError(f"{path} is registered, but its files are not there", "nix-store --verify shows what else")
 
 
-def free(host: Host, store: Store, profile: str) -> None:
+def free(host: Host, store: WorkingStore, profile: str) -> None:
     """The switch has been made: what it made current is a root of its own."""
     store.remove_root(host.stage_root(profile))
 
@@ -70,7 +75,7 @@ def _problem(host: Host, profile: ProfileId, path: StorePath) -> str:
     return ""
 
 
-def _free_others(host: Host, store: Store, keep: set[str]) -> None:
+def _free_others(host: Host, store: WorkingStore, keep: set[str]) -> None:
     for name in _staged(host):
         if name not in keep:
             store.remove_root(host.stage_root(name))
@@ -78,7 +83,7 @@ def _free_others(host: Host, store: Store, keep: set[str]) -> None:
 
 def _staged(host: Host) -> list[str]:
     """The profiles that something is staged for."""
-    top = host.path(STAGE_ROOTS)
+    top = host.path(host.stage_roots)
     found = []
     python = os.path.basename(PYTHON_ROOT)  # what we may be running on
     with contextlib.suppress(FileNotFoundError):

@@ -50,7 +50,7 @@ def _fetched(session: Session, request: SubstituteRequest, infos: Sequence[PathI
         reached, reasons = _reached(named)
         if not reached:
             return _all_failed(infos, "; ".join(reasons) or "no cache was named")
-        store = session.store(create=True)
+        store = session.own_store(create=True)
         result = substitute_known(store, Caches(reached), infos, max(1, request.jobs), _Teller(session).heard)
     finally:
         for cache in named:

@@ -39,10 +39,10 @@ if TYPE_CHECKING:
 
 def verify(session: Session, request: VerifyRequest) -> None:
     """Say what is wrong with the store. Changes nothing, on whatever host."""
-    if not os.path.exists(session.host.database):
+    if not session.host.has_store:
         session.reply(VerifyReply(False))
         return
-    store = session.store()
+    store = session.own_store()
     progress = Progress(session)
 
     def heard(event: VerifyEvent) -> None:
@@ -62,7 +62,7 @@ def repair(session: Session, request: RepairRequest) -> None:
     host = session.host
     host.session.host = request.host
     _hold(host, "repair", request.who)
-    store = session.store()
+    store = session.own_store()
     progress = Progress(session)
     mended: list[str] = []
     lacking: list[PathMessage] = []
@@ -90,12 +90,12 @@ def optimise(session: Session, request: OptimiseRequest) -> None:
     """Store equal files once. RefusedError while a deployment is at work."""
     host = session.host
     host.session.host = request.host
-    if not host.managed or not os.path.exists(host.database):
+    if not host.managed or not host.has_store:
         session.reply(OptimiseReply(False))
         return
     _hold(host, "optimise", request.who)
     try:
-        session.reply(_optimised(session.store(), Progress(session)))
+        session.reply(_optimised(session.own_store(), Progress(session)))
     finally:
         lock.release(host)
 
@@ -122,7 +122,7 @@ def _hold(host: Host, what: str, who: str) -> None:
         if host.session.deployment != what:
             raise RefusedError(f"{host.name}: this login is at work on {host.session.deployment}")
         return
-    host.require_privilege()
+    host.require_whole()
     if not host.managed:
         raise RefusedError(
             f"{host.name}: this host is not managed", "deploy to it first, or repair it with its own Nix"

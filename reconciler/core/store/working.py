@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from types import TracebackType
 from typing import Protocol
 
 from reconciler.core.nix.nar_format import Reader
@@ -58,3 +59,9 @@ class WorkingStore(Protocol):
         """Make a link that lies anywhere, and points into the store, a root."""
 
     def close(self) -> None: ...
+
+    def __enter__(self) -> WorkingStore: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...

@@ -29,6 +29,7 @@ from reconciler.core.agent.messages import (
 from reconciler.core.errors import FormatError, InternalError, RefusedError, StoreError
 from reconciler.core.nix.store_path import StorePath
 from reconciler.core.profile.names import ProfileId
+from reconciler.core.store.store import Store
 from reconciler.core.values import replace
 from tests.conftest import make_writable
 from tests.core.agent.hosts import away, begin, everything, make_host, request, stage_all, switch, to
@@ -71,7 +72,7 @@ class Deployed:
 def deployed(tmp_path: Path) -> Iterator[Deployed]:
     host = make_host(tmp_path / "host")
     begin(host)
-    with host.open_store() as store:
+    with Store.open(host.root) as store:
         packages = [package(store, f"{name}-1.0") for name in ("a", "b", "c")]
         systems = tuple(make_toplevel(store, one) for one in packages)
         users = tuple(make_environment(store, one) for one in packages)

@@ -37,7 +37,7 @@ def host(tmp_path: Path) -> Iterator[Host]:
 def deploy(host: Host) -> None:
     """The first deployment: the system, alice, and a place of its own."""
     begin(host)
-    with host.open_store() as store:
+    with Store.open(host.root) as store:
         one = package(store, "a-1.0")
         system, environment = make_toplevel(store, one), make_environment(store, one)
     stage_all(host, {"system": system, "user/alice": environment, "/opt/site/tools": environment})

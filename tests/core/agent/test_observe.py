@@ -15,6 +15,7 @@ from reconciler.core.agent import lock, nix, observe
 from reconciler.core.agent.host import Host
 from reconciler.core.agent.messages import Observation, ObserveRequest, ProfilesRequest
 from reconciler.core.errors import ReconcilerError
+from reconciler.core.store.store import Store
 from tests.conftest import make_writable
 from tests.core.agent.hosts import begin, everything, make_host, switch, to
 from tests.core.profile.homes import link, own
@@ -83,7 +84,7 @@ def test_systemd_counts_where_it_runs(host: Host) -> None:
 
 def test_a_managed_host_is_seen_whole(host: Host) -> None:
     begin(host)
-    with host.open_store() as store:
+    with Store.open(host.root) as store:
         a, b = package(store, "a-1.0"), package(store, "b-1.0")
         system, alice = make_toplevel(store, a, b), make_environment(store, b)
     switch(host, to("system", system), to("user/alice", alice))
@@ -111,7 +112,7 @@ def test_a_profile_asked_for_twice_is_told_once(host: Host) -> None:
 
 def test_missing_files_make_a_profile_incomplete(host: Host) -> None:
     begin(host)
-    with host.open_store() as store:
+    with Store.open(host.root) as store:
         a = package(store, "a-1.0")
         environment = make_environment(store, a)
     switch(host, to("user/alice", environment))
@@ -124,7 +125,7 @@ def test_missing_files_make_a_profile_incomplete(host: Host) -> None:
 
 def test_an_unregistered_path_makes_a_profile_incomplete(host: Host) -> None:
     begin(host)
-    with host.open_store() as store:
+    with Store.open(host.root) as store:
         environment = make_environment(store)
     switch(host, to("user/alice", environment))
     with sqlite3.connect(host.database) as database:
@@ -140,7 +141,7 @@ def test_an_unregistered_path_makes_a_profile_incomplete(host: Host) -> None:
 @pytest.mark.nix
 def test_a_rollback_by_nix_is_seen_as_a_change_from_outside(host: Host) -> None:
     begin(host)
-    with host.open_store() as store:
+    with Store.open(host.root) as store:
         first, second = make_toplevel(store), make_toplevel(store, package(store, "a-1.0"))
     (made,) = switch(host, to("system", first))
     switch(host, to("system", second, made.after))
@@ -157,7 +158,7 @@ def test_a_rollback_by_nix_is_seen_as_a_change_from_outside(host: Host) -> None:
 
 @pytest.mark.nix
 def test_a_profile_of_nixs_own_is_seen_with_its_packages(host: Host) -> None:
-    with host.open_store(create=True) as store:
+    with Store.open(host.root, create=True) as store:
         a = package(store, "a-1.0")
     state = Path(host.path("/home/alice/.local/state/nix/profiles"))
     state.mkdir(parents=True)
@@ -276,7 +277,7 @@ def test_a_host_without_nix_has_no_version(host: Host) -> None:
 def test_generations_are_told_of_the_profiles_that_there_are(host: Host) -> None:
     assert observe.generations(host, ProfilesRequest()).profiles == {"system": ()}
     begin(host)
-    with host.open_store() as store:
+    with Store.open(host.root) as store:
         first, second = make_environment(store), make_environment(store, package(store, "a-1.0"))
     (made,) = switch(host, to("user/alice", first))
     switch(host, to("user/alice", second, made.after))

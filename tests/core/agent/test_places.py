@@ -17,6 +17,7 @@ from reconciler.core.nix.store_path import StorePath
 from reconciler.core.profile import switching
 from reconciler.core.profile.generations import Profile
 from reconciler.core.profile.names import ProfileId
+from reconciler.core.store.store import Store
 from tests.conftest import make_writable
 from tests.core.agent.hosts import away, begin, make_host, request, stage_all, switch, to
 from tests.core.profile.packages import make_environment, make_toplevel, package
@@ -34,7 +35,7 @@ def host(tmp_path: Path) -> Iterator[Host]:
 
 
 def environments(host: Host, *names: str) -> list[StorePath]:
-    with host.open_store() as store:
+    with Store.open(host.root) as store:
         return [make_environment(store, package(store, name)) for name in names]
 
 
@@ -100,7 +101,7 @@ def test_after_a_switch_that_was_cut_off_its_generation_is_kept_from_collection(
     (one,) = environments(host, "a-1.0")
     change_request = request(host, to("/opt/site/tools", one))
     made = change._Change(change_request.changes[0], profiles.find(host, ProfileId(place="/opt/site/tools")))
-    with host.open_store() as store:
+    with Store.open(host.root) as store:
         under_way = change._Switch(host, store, change_request, Action.SWITCH)
         recovery.intend(host, [under_way._entry(made, ref(0, one))])
     os.makedirs(host.path("/opt/site"), mode=0o755)
@@ -125,7 +126,7 @@ def test_a_place_that_cannot_be_trusted_is_a_problem_of_that_profile_alone(host:
 
 @pytest.mark.parametrize("file", ["bin/nix", "bin/nix-env"])
 def test_a_foreign_profile_with_nix_in_it_is_guarded_and_one_of_ours_is_not(host: Host, file: str) -> None:
-    with host.open_store() as store:
+    with Store.open(host.root) as store:
         foreign = store.add_path("nix-2.18", _tree(host, file))
         Profile(host.path("/nix/var/nix/profiles/default"), store).record(str(foreign))
         Profile(host.path("/nix/var/nix/profiles/default"), store).switch(1)
@@ -144,7 +145,7 @@ def _tree(host: Host, file: str) -> str:
 
 
 def test_a_system_of_others_comes_back_and_does_not_run(host: Host) -> None:
-    with host.open_store() as store:
+    with Store.open(host.root) as store:
         foreign, ours = package(store, "other-system-1.0"), make_toplevel(store, package(store, "a-1.0"))
         Profile(host.system_profile, store).record(str(foreign))
         Profile(host.system_profile, store).switch(1)

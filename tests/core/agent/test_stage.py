@@ -31,7 +31,7 @@ def host(tmp_path: Path) -> Iterator[Host]:
 
 @pytest.fixture
 def packed(host: Host) -> Iterator[Store]:
-    with host.open_store() as opened:
+    with Store.open(host.root) as opened:
         yield opened
 
 

@@ -22,6 +22,7 @@ from reconciler.core.agent.messages import (
 from reconciler.core.errors import RefusedError, StoreError
 from reconciler.core.nix.store_path import StorePath
 from reconciler.core.profile.generations import Profile
+from reconciler.core.store.store import Store
 from reconciler.core.values import replace
 from tests.conftest import make_writable
 from tests.core.agent.agents import agent, messages
@@ -47,7 +48,7 @@ def host(tmp_path: Path) -> Iterator[Host]:
 def deploy(host: Host, version: int) -> tuple[StorePath, StorePath]:
     """The system and alice get a package of that version."""
     begin(host, f"260312-1412-k{version}")
-    with host.open_store() as store:
+    with Store.open(host.root) as store:
         one = package(store, f"a-{version}.0")
         system, environment = make_toplevel(store, one), make_environment(store, one)
     stage_all(host, {"system": system, "user/alice": environment})
@@ -226,7 +227,7 @@ def test_what_has_become_needed_since_it_was_shown_stays(host: Host) -> None:
 def test_profiles_that_no_deployment_made_lose_nothing(host: Host) -> None:
     deploy(host, 1)
     foreign = Profile(host.path("/nix/var/nix/profiles/default"), None)
-    with host.open_store() as store:
+    with Store.open(host.root) as store:
         for version in (7, 8, 9):
             number, _ = foreign.record(str(package(store, f"foreign-{version}.0")))
             foreign.switch(number)
@@ -272,7 +273,7 @@ def test_while_a_deployment_is_at_work_only_verify_is_not_refused(host: Host) ->
 def test_every_python_finds_repairs_and_links(version: str, host: Host, tmp_path: Path) -> None:
     python = interpreter(version)
     system, _ = deploy(host, 1)
-    with host.open_store() as store:
+    with Store.open(host.root) as store:
         found = [path for path in store.closure([system]) if path.name.startswith("a-")]
         (one,) = messages(store, *found)
         archive = b"".join(store.nar(found[0]))
