@@ -27,6 +27,7 @@ from reconciler.core.errors import ExitStatus, FormatError, UsageError
 from reconciler.core.nix.store_path import STORE_DIR, StorePath
 from reconciler.core.store.compression import SUFFIXES
 from reconciler.inventory.names import did_you_mean
+from reconciler.packages.key_file import KEY_FILE
 
 if TYPE_CHECKING:
     from reconciler.cli.output import Output
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     from reconciler.packages.keys import SecretKey
 
 VERBS = ("push",)
-KEY_FILE = "RECONCILER_CACHE_KEY_FILE"
 
 
 @dataclass(frozen=True)

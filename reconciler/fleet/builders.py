@@ -192,7 +192,10 @@ class Builder:
         if self.session.client is None:
             self.session.probe(ObserveRequest())
         assert self.session.observation is not None
-        problems = self.session.observation.problems
+        observed = self.session.observation
+        problems = observed.problems
+        if observed.login:
+            problems = (f"the login is {observed.login}, from whom its Nix daemon takes no inputs that nobody signed",)
         if problems:
             self._lost = BuildError(
                 f"the builder {self.host} is not fit: {problems[0]}", f"reconciler doctor --hosts {self.host}"

@@ -16,6 +16,7 @@ from reconciler.fleet.cached import Builder, Share, shares
 from reconciler.fleet.delivery import NO_OTHER_LIMITS, Workshop, wanted
 from reconciler.fleet.events import Observer
 from reconciler.fleet.sending import Bundle, send
+from reconciler.fleet.signing import UNSIGNED, Signed
 from reconciler.fleet.targets import ProfileTarget, environments
 from reconciler.packages.model import Package
 
@@ -38,16 +39,19 @@ class BuiltThere:
         there: Mapping[str, frozenset[StorePath]],
         direct: Direct,
         limits: BuildLimits = NO_OTHER_LIMITS,
+        signed: Signed = UNSIGNED,
     ) -> None:
         """`told` says of a host's error what the inventory has to do with it; `there`: by host, the packages that it
         builds for itself where no cache has them; `direct` knows those that it fetches; all others are valid here, or
-        come from caches only this controller can ask; `limits`: what each build may use."""
+        come from caches only this controller can ask; `limits`: what each build may use; `signed`: for whom paths are
+        signed on their way."""
         self._workshop = workshop
         self._targets = targets
         self._jobs = jobs
         self._observer = observer
         self._told = told
         self._limits = limits
+        self._signed = signed
         self._there = there
         self._direct = direct
         self._read: dict[frozenset[StorePath], Bundle] = {}
@@ -88,7 +92,7 @@ class BuiltThere:
         if agent.missing(paths).missing:
             host = run.plan.host
             self._direct.fetch(run)
-            self.sent[host] = send(run, self._bundles[host], self._workshop.nar, self._observer)
+            self.sent[host] = send(run, self._signed(host, self._bundles[host]), self._workshop.nar, self._observer)
             self._build(run, sorted(self._builds[host]))
             self._send_from_memory(run, [made for plan in environments(targets) for made in _environment_parts(plan)])
             try:

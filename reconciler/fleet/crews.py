@@ -18,6 +18,7 @@ from reconciler.fleet.foresight import packages_of
 from reconciler.fleet.pool import Pool
 from reconciler.fleet.prepared import Prepared
 from reconciler.fleet.rollout import HostRun
+from reconciler.fleet.signing import signed
 from reconciler.packages.model import Package
 from reconciler.packages.supplies import Supplies
 
@@ -81,8 +82,12 @@ def crews(
     makers = Makers.of(project.inventory, project.settings)
     with Pool(project, makers, observer, placement.elsewhere(pairs), notes=prepared.notes) as pool:
         workshop = Workshop(store, project.resolver, observer, jobs, limits=limits, pool=pool)
-        by_themselves = frozenset(host for host, paths in there.items() if paths or had[host])
-        deliver = BuiltThere(workshop, targets, jobs, observer, told, there=there, direct=direct, limits=limits)
+        users = frozenset(host.host for host in prepared.plan.hosts if host.login)
+        # A daemon takes no environment of ours from its users, and makes the same one for them.
+        by_themselves = users | {host for host, paths in there.items() if paths or had[host]}
+        deliver = BuiltThere(
+            workshop, targets, jobs, observer, told, there=there, direct=direct, limits=limits, signed=signed(users)
+        )
         others = frozenset(needed) - by_themselves
         yield Crews(
             (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -102,7 +102,7 @@ def prepare(project: Project, request: DeployRequest, observer: Observer) -> Pre
         targets,
         seconds=time.monotonic() - started,
         adopt=request.adopt,
-        fetch_there=fetch_there(project.inventory, hosts, request.substitute_on),
+        fetch_there=fetch_there(project.inventory, hosts, request.substitute_on) - _users_of_a_daemon(sessions),
     )
     protected = [host for host in hosts if project.inventory.protected(host)]
     prepared.question = ask.about_deploy(prepared.plan, request.action, request.selection.hosts, protected)
@@ -209,6 +209,12 @@ def _facts(project: Project, request: DeployRequest) -> RunFacts:
         request.action,
         all_or_nothing=request.all_or_nothing,
     )
+
+
+def _users_of_a_daemon(sessions: Mapping[str, Session]) -> frozenset[str]:
+    """The hosts whose store takes only what their Nix's daemon takes: archives come to them through here."""
+    found = ((host, session.observation) for host, session in sessions.items())
+    return frozenset(host for host, observed in found if observed is not None and observed.login)
 
 
 def _selected(targets: Targets, request: DeployRequest) -> Targets:

@@ -9,6 +9,7 @@ from reconciler.core.agent.messages import Observation, ObserveRequest
 from reconciler.core.errors import ExitStatus, ReconcilerError
 from reconciler.fleet.events import Observer, Phase
 from reconciler.fleet.executor import Threads
+from reconciler.fleet.plan import not_of_login
 from reconciler.fleet.project import Project
 from reconciler.fleet.select import Selection
 from reconciler.fleet.session import Session, close_all, how_to_bring, probe_all
@@ -84,8 +85,9 @@ def judge(project: Project, session: Session) -> Fitness:
     if problems:
         facts = _facts(observed, session.settings)
         return Fitness(session.host, facts, "; ".join(problems), _remedy(problems), ExitStatus.FAILED)
-    if foreign is not None:
-        return replace(_unfit(session.host, foreign), facts=_facts(observed, session.settings))
+    wrong = foreign or not_of_login(session.host, project.inventory.desired(session.host).profiles, observed)
+    if wrong is not None:
+        return replace(_unfit(session.host, wrong), facts=_facts(observed, session.settings))
     return Fitness(session.host, _facts(observed, session.settings))
 
 
@@ -112,8 +114,16 @@ def _facts(observed: Observation, settings: ConnectionSettings) -> str:
     parts = [
         observed.os,
         f"Python {observed.python}",
-        "root by sudo" if settings.become else ("root" if observed.uid == 0 else f"uid {observed.uid}"),
+        _who(observed, settings),
         f"/nix {observed.store_free / 2**30:.0f} GiB free",
         f"systemd {observed.systemd}" if observed.systemd else "no systemd",
     ]
     return ", ".join([*parts, *([f"Nix {observed.nix}"] if observed.nix else [])])
+
+
+def _who(observed: Observation, settings: ConnectionSettings) -> str:
+    if observed.login:
+        return f"{observed.login} by its Nix daemon"
+    if settings.become:
+        return "root by sudo"
+    return "root" if observed.uid == 0 else f"uid {observed.uid}"

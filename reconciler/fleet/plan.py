@@ -74,6 +74,11 @@ class HostPlan:
         return self.observation is not None and not self.observation.managed
 
     @property
+    def login(self) -> str:
+        """The user whose profile alone can be changed there; empty where all can be."""
+        return self.observation.login if self.observation is not None else ""
+
+    @property
     def adopts(self) -> tuple[ProfileId, ...]:
         """The profiles that are replaced although something else made what is there."""
         states = {state.profile: state for state in self.observation.profiles} if self.observation else {}
@@ -126,6 +131,7 @@ class Plan:
 def _alike(one: HostPlan, other: HostPlan) -> bool:
     return (
         one.first == other.first
+        and one.login == other.login
         and one.adopts == other.adopts
         and one.problems == other.problems
         and len(one.changes) == len(other.changes)
@@ -155,6 +161,8 @@ def plan_host(host: str, wanted: Mapping[ProfileId, Target], empty: Target | Non
         return HostPlan(host, State.FAILED, observed, error=error)
     if (misplaced := _misplaced(host, wanted, observed)) is not None:
         return HostPlan(host, State.FAILED, observed, error=misplaced)
+    if (others := not_of_login(host, wanted, observed)) is not None:
+        return HostPlan(host, State.FAILED, observed, error=others)
     problems = _twice(wanted, observed)
     changes = []
     for profile, target, orphaned in _targets(wanted, empty, observed):
@@ -182,6 +190,18 @@ def _misplaced(host: str, wanted: Mapping[ProfileId, Target], observed: Observat
     return ReconcilerError(
         f"{host} runs NixOS, whose system profile holds NixOS systems alone",
         hint="nixos: FLAKE#NAME in its desired, or `nixos: unmanaged`: its packages are then the default profile's",
+    )
+
+
+def not_of_login(host: str, wanted: Iterable[ProfileId], observed: Observation) -> ReconcilerError | None:
+    """Where the login is a user of the host's Nix, what is wanted beside that user's own profile."""
+    others = [profile.owner for profile in wanted if profile.user != observed.login]
+    if not observed.login or not others:
+        return None
+    return ReconcilerError(
+        f"{host}: the login is {observed.login}, a user of its Nix daemon, who may change no profile but "
+        f"{observed.login}'s own; the inventory has more: {', '.join(others)}",
+        hint=f"--users {observed.login} leaves the rest to others; as root all of it can be done: ansible_become: true",
     )
 
 

@@ -106,11 +106,13 @@ def _first(group: Sequence[HostPlan], view: PlanView) -> list[str]:
     free = min((host.observation.store_free for host in group if host.observation), default=0)
     least = " at least" if len(group) > 1 else ""
     nixos = bool(group[0].observation and group[0].observation.nixos)
+    login = group[0].login
     room = f"({size(free)} free on its file system{least})"
     creates = f"/nix/var/reconciler {room}" if nixos else ", ".join([f"/nix {room}", *view.creates])
+    creates = f"~/.local/state/reconciler of {login}; /nix {room} is its Nix daemon's" if login else creates
     users = [change.profile.user for change in group[0].changes if change.profile.user]
     links = [f"~/.nix-profile of {' '.join(users)}, unless it is there"] if users else []
-    more = [" " * _LABEL + one for one in (*links, *(() if nixos else view.creates_also))]
+    more = [" " * _LABEL + one for one in (*links, *(() if nixos or login else view.creates_also))]
     hosts = shell_word(group[0].host if len(group) == 1 else view.pattern)
     return [
         f"  creates  {creates}",

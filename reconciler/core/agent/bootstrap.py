@@ -10,7 +10,8 @@ says MAGIC on stdout, then
     S    send it: u32 size (big-endian), then that many bytes of the archive's packed form; frames follow
     V    this Python is too old: its version, a line break, /etc/os-release; the end
 
-A cached copy is one of two files. SHA256.zip is the archive, read whole and hashed before it runs from memory.
+A cached copy lies in CACHE-DIRECTORY, or for who is not root in ~/.local/state/reconciler/agent of the account's home
+(user_host.py). It is one of two files. SHA256.zip is the archive, read whole and hashed before it runs from memory.
 SHA256.MAGIC is its code compiled by a Python with that magic number (in base-16), so that a start need not compile it
 again: 32 bytes of BLAKE2b, then what they are the hash of, a marshalled mapping (start.py). That file was
 made on the host, so its name cannot vouch for it. It is taken when it belongs to root or to us, nobody else may write
@@ -44,6 +45,16 @@ if sys.version_info<(3,9):
     say(M+b"V"+sys.version.split()[0].encode()+bytes(bytearray([10]))+t)
     os._exit(0)
 S,D,K,R=sys.argv[1:5]
+P=[D]
+if os.geteuid():
+    import pwd
+    try: P.append(pwd.getpwuid(os.geteuid())[5]+"/.local/state/reconciler/agent")
+    except KeyError: pass
+def kept(n):
+    for d in P:
+        try: return os.open(d+"/"+S+n,os.O_NOFOLLOW)
+        except OSError: pass
+    raise ValueError
 def ours(f):
     s=os.fstat(f)
     return s.st_uid in (0,os.geteuid()) and s.st_mode&61458==32768
@@ -51,7 +62,7 @@ def compiled():
     import marshal
     from _blake2 import blake2b
     from _frozen_importlib_external import MAGIC_NUMBER
-    f=os.open(D+"/"+S+"."+MAGIC_NUMBER.hex(),os.O_NOFOLLOW)
+    f=kept("."+MAGIC_NUMBER.hex())
     if not ours(f): raise ValueError
     d=open(f,"rb").read()
     h,d=d[:32],memoryview(d)[32:]
@@ -65,8 +76,8 @@ def packed():
     from hashlib import sha256
     d=None
     try:
-        d=open(D+"/"+S+".zip","rb").read()
-    except OSError: pass
+        d=open(kept(".zip"),"rb").read()
+    except (OSError,ValueError): pass
     if d is not None and sha256(d).hexdigest()==S:
         say(M+b"R")
     else:

@@ -57,7 +57,7 @@ class Host:
             return host
         from reconciler.core.agent.user_host import UserHost
 
-        return UserHost.of(root)
+        return UserHost.of(root) or host
 
     def path(self, logical: str) -> str:
         """Where the host's absolute path `logical` really is."""
@@ -202,6 +202,11 @@ class Host:
     def login(self) -> str:
         """The one user whose profile can be changed; empty where everything can."""
         return ""
+
+    @property
+    def whole(self) -> bool:
+        """Whether what is not one user's is ours as well: the system, its files, the store."""
+        return True
 
     def require_mine(self, profile: ProfileId) -> None:
         """RefusedError where this profile is not ours to change."""

@@ -15,14 +15,13 @@ from typing import Callable
 from reconciler.core import fs
 from reconciler.core.activate import current_system, host_files, nixos
 from reconciler.core.agent import created, lock, mounts, profiles, recovery, usage
-from reconciler.core.agent.host import OWN_STATE, STAGE_ROOTS, SYSTEM_PROFILE, Host
+from reconciler.core.agent.host import SYSTEM_PROFILE, Host
 from reconciler.core.agent.messages import HistoryEntry, LeaveReply, LeaveRequest, LeavingProfile, LockOwner
 from reconciler.core.agent.profiles import Found
 from reconciler.core.errors import RefusedError, StoreError
 from reconciler.core.nix.store_path import STORE_DIR
 from reconciler.core.profile.names import ProfileId
 from reconciler.core.profile.switching import Departure
-from reconciler.core.store import roots
 from reconciler.core.values import value
 
 # What all of /nix, or all that is in it, is called from one moment to the next when it goes: a leave that is killed
@@ -54,7 +53,7 @@ def leave(host: Host, request: LeaveRequest) -> LeaveReply:
 
 def _finish(host: Host, check: bool) -> LeaveReply:
     """Remove what a leave that was killed at its very end has left."""
-    there = tuple(path for path in _LAST.values() if os.path.lexists(host.path(path)))
+    there = tuple(path for path in _LAST.values() if host.whole and os.path.lexists(host.path(path)))
     if not check:
         for path in there:
             _remove(host, path)
@@ -81,8 +80,9 @@ class _Leaving:
     def reply(self) -> LeaveReply:
         staying = self._what_keeps_nix()
         files, kept = self._files()
-        ours = [path for path in (STAGE_ROOTS, OWN_STATE) if self._there(path)] if staying else self._whole()
-        made = [path for path in self.made if self._there(path) and not path.startswith("/nix")]
+        own = (self.host.stage_roots, self.host.state)
+        ours = [path for path in own if self._there(path)] if staying else self._whole()
+        made = [path for path in self.made if self._there(path) and not path.startswith("/nix") and path not in ours]
         sentences = [*kept, *([f"/nix: {staying}"] if staying else [])]
         return LeaveReply(True, self.profiles, (*files, *made, *ours), not staying, tuple(sentences))
 
@@ -113,7 +113,10 @@ class _Leaving:
 
     def _files(self) -> tuple[list[str], list[str]]:
         """The files outside of /nix that go, and sentences on those that stay."""
-        goes, kept = [], []
+        goes: list[str] = []
+        kept: list[str] = []
+        if not self.host.whole:
+            return goes, kept
         for path, state in host_files.states(self.host.root).items():
             if state is host_files.State.OURS:
                 goes.append(path)
@@ -122,6 +125,8 @@ class _Leaving:
         return goes + ([current_system.CURRENT] if self._runs_ours() else []), kept
 
     def _runs_ours(self) -> bool:
+        if not self.host.whole:
+            return False
         with contextlib.suppress(StoreError):
             target = current_system.raw_target(self.host.root)
             if target is None or nixos.is_host(self.host.root):
@@ -137,13 +142,9 @@ class _Leaving:
         for found, plan in zip(self.found, self.profiles):
             if not found.problem:
                 self._depart(found, plan)
-        current_system.forget_roots(self.host.root)
-        found_files = host_files.states(self.host.root).items()
-        host_files.remove_host_files(
-            tuple(path for path, state in found_files if state is host_files.State.OURS), self.host.root
-        )
-        self._unprotect_store()
-        _remove(self.host, STAGE_ROOTS)
+        if self.host.whole:
+            self._forget_system()
+        _remove(self.host, self.host.stage_roots)
         self._remove_directories(lambda path: not path.startswith("/nix"))
         # Once more, now that what is ours is gone: somebody may have begun to use it.
         staying = usage.user_of_nix(self.host, set()) if reply.nix else ""
@@ -153,8 +154,18 @@ class _Leaving:
         else:
             self._remove_directories(lambda path: path.startswith("/nix/"))
             self._remove_state()
+            self._remove_directories(lambda path: not path.startswith("/nix"))  # what our own folder stood in
         kept = (*reply.kept, *([f"/nix: {staying}"] if staying else []))
         return LeaveReply(True, self.profiles, reply.files, nix, kept)
+
+    def _forget_system(self) -> None:
+        """What is neither a profile nor our own, and the mount that protects the store."""
+        current_system.forget_roots(self.host.root)
+        found_files = host_files.states(self.host.root).items()
+        host_files.remove_host_files(
+            tuple(path for path, state in found_files if state is host_files.State.OURS), self.host.root
+        )
+        self._unprotect_store()
 
     def _unprotect_store(self) -> None:
         """The mount that makes a store of ours read-only goes; StoreError when it does not."""
@@ -167,7 +178,7 @@ class _Leaving:
         own_home_link = found.account is not None and f"{found.account.home}/.nix-profile" in self.made
         profiles.depart(self.host, found, how, own_home_link)
         for drop in plan.drops:
-            roots.remove_indirect(self.host.path("/nix/var/nix"), os.path.join(os.path.dirname(plan.link), drop))
+            self.host.forget_root(os.path.join(os.path.dirname(plan.link), drop))
 
     def _remove_state(self) -> None:
         """Our own folder; what tells the next leave what to do goes last."""
@@ -175,10 +186,10 @@ class _Leaving:
         with contextlib.suppress(FileNotFoundError):
             for name in sorted(os.listdir(self.host.own_state)):
                 if name not in last:
-                    _remove(self.host, f"{OWN_STATE}/{name}")
+                    _remove(self.host, f"{self.host.state}/{name}")
         for name in last:
-            _remove(self.host, f"{OWN_STATE}/{name}")
-        _remove(self.host, OWN_STATE)
+            _remove(self.host, f"{self.host.state}/{name}")
+        _remove(self.host, self.host.state)
 
     def _remove_nix(self) -> None:
         """All of /nix: the store first, our own folder, which tells what to do, with the last."""

@@ -153,8 +153,8 @@ def _to_be_made(host: Host, account: Account, found: UserProfile) -> tuple[str, 
     """What the first deployment to a user makes outside of the store."""
     from reconciler.core.profile import locate, places
 
-    per_user = found.link.startswith(f"{locate.PER_USER}/")
-    directories = places.missing_directories(found.link, host.root) if per_user else ()
+    ours = found.link.startswith(f"{locate.PER_USER}/") or account.uid == os.geteuid()
+    directories = places.missing_directories(found.link, host.root) if ours else ()
     return (*directories, *([f"{account.home}/{locate.HOME_LINK}"] if found.home_link else []))
 
 

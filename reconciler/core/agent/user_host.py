@@ -39,9 +39,12 @@ class UserHost(Host):
     STATE: ClassVar[str] = ".local/state/reconciler"
 
     @classmethod
-    def of(cls, root: str) -> UserHost:
-        """The host as the user of this process."""
-        account = pwd.getpwuid(os.geteuid())
+    def of(cls, root: str) -> UserHost | None:
+        """The host as the user of this process; None where it has no account."""
+        try:
+            account = pwd.getpwuid(os.geteuid())
+        except KeyError:
+            return None
         return cls(root, user=account.pw_name, home=account.pw_dir)
 
     @property
@@ -111,6 +114,10 @@ class UserHost(Host):
         problem = self.unprivileged
         if problem:
             raise RefusedError(f"{self.name}: {problem}", "ansible_become: true, or log in as root")
+
+    @property
+    def whole(self) -> bool:
+        return False
 
     def require_mine(self, profile: ProfileId) -> None:
         if profile.user != self.user:

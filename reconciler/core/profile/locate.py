@@ -3,9 +3,10 @@
     ~/.nix-profile -> P                 P, after one readlink, as Nix does
     ~/.local/state/nix/profile -> P     P (use-xdg-base-directories)
     ~/.local/state/nix/profiles/profile that, when it is there
-    /nix/var/nix/profiles/per-user/USER/profile     else
+    /nix/var/nix/profiles/per-user/USER/profile     else, where that directory is there or we can make it
+    ~/.local/state/nix/profiles/profile             else (a user of a Nix since 2.14 that is not ours)
 
-In the last two cases ~/.nix-profile is made when the profile is first switched. Paths here are as the host sees them;
+In the last three cases ~/.nix-profile is made when the profile is first switched. Paths here are as the host sees them;
 `root` is where its root directory is.
 """
 
@@ -64,9 +65,19 @@ def user_profile_link(user: str, root: str = "/") -> str:
 
 def read(account: Account, root: str = "/") -> UserProfile:
     """Look at the profile as its user. StoreError says why it cannot be deployed, where that is so."""
-    found = as_user(account, _read, root=root)
+    found = as_user(account, _read, _makes_per_user(root), root=root)
     generations = tuple(Generation(*one) for one in found["generations"])
     return UserProfile(found["link"], found["home_link"], Before.from_plain(found["before"]), generations)
+
+
+def _makes_per_user(root: str) -> bool:
+    """Whether the directories below PER_USER are ours to make: root's, or those of a store that is our own."""
+    if os.geteuid() == 0:
+        return True
+    there = PER_USER
+    while not os.path.lexists(os.path.join(root, there.lstrip("/"))):
+        there = os.path.dirname(there)
+    return os.lstat(os.path.join(root, there.lstrip("/"))).st_uid == os.geteuid()
 
 
 def prepare(account: Account, link: str, root: str = "/") -> None:
@@ -74,7 +85,7 @@ def prepare(account: Account, link: str, root: str = "/") -> None:
 
     Root's part: the directory above is root's. StoreError when it, or what stands there, cannot be trusted.
     """
-    if os.path.dirname(link) != f"{PER_USER}/{account.name}":
+    if os.path.dirname(link) != f"{PER_USER}/{account.name}" or not _makes_per_user(root):
         return
     above = os.path.join(root, PER_USER.lstrip("/"))
     fs.ensure_directory(above)
@@ -152,9 +163,9 @@ def prune_generations(
 # --- in the child -----------------------------------------------------------------------------------------------------
 
 
-def _read(root: int, account: Account) -> dict[str, Any]:
+def _read(root: int, account: Account, makes_per_user: bool) -> dict[str, Any]:
     with _home(root, account) as home:
-        link, home_link = _find(home, account)
+        link, home_link = _find(root, home, account, makes_per_user)
         try:
             with _profile(root, home, account, link, create=False) as generations:
                 before, everything = Before.of(generations), generations.list()
@@ -223,7 +234,7 @@ def _home(root: int, account: Account) -> Iterator[int]:
         os.close(home)
 
 
-def _find(home: int, account: Account) -> tuple[str, str]:
+def _find(root: int, home: int, account: Account, makes_per_user: bool) -> tuple[str, str]:
     """Where the profile is, and where ~/.nix-profile is to lead when it is missing (else empty)."""
     for name in (HOME_LINK, _XDG_LINK):
         target = _target(home, name, account)
@@ -233,9 +244,17 @@ def _find(home: int, account: Account) -> tuple[str, str]:
                 raise StoreError(f"{account.home}/{name} leads into the store, not to a profile")
             return link, ""
     link = os.path.join(account.home, _XDG_PROFILE)
-    if _target(home, _XDG_PROFILE, account) is None:
+    if _target(home, _XDG_PROFILE, account) is None and (makes_per_user or _has_per_user(root, account)):
         link = default_link(account.name)
     return link, link
+
+
+def _has_per_user(root: int, account: Account) -> bool:
+    try:
+        os.close(walk.open_directory(root, f"{PER_USER}/{account.name}"))
+    except OSError:
+        return False
+    return True
 
 
 def _target(home: int, path: str, account: Account) -> str | None:
