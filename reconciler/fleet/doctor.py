@@ -81,13 +81,15 @@ def judge(project: Project, session: Session) -> Fitness:
     observed, foreign = session.observation, foreign_to(project, session)
     if session.error is not None or observed is None:
         return _unfit(session.host, foreign or session.error or ReconcilerError("the probe gave nothing"))
+    others = not_of_login(session.host, project.inventory.desired(session.host).profiles, observed)
+    if others is not None and not observed.problems:
+        return replace(_unfit(session.host, others), facts=_facts(observed, session.settings))
     problems = [*observed.problems, *(state.problem for state in observed.profiles if state.problem)]
     if problems:
         facts = _facts(observed, session.settings)
         return Fitness(session.host, facts, "; ".join(problems), _remedy(problems), ExitStatus.FAILED)
-    wrong = foreign or not_of_login(session.host, project.inventory.desired(session.host).profiles, observed)
-    if wrong is not None:
-        return replace(_unfit(session.host, wrong), facts=_facts(observed, session.settings))
+    if foreign is not None:
+        return replace(_unfit(session.host, foreign), facts=_facts(observed, session.settings))
     return Fitness(session.host, _facts(observed, session.settings))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 
 from reconciler.core.nix import nar
 from reconciler.core.store.store import Store
+from reconciler.packages.keys import generate
 from tests.e2e.conftest import MakeOperator
 from tests.e2e.operator import Operator
 from tests.hosts.host import TestHost
@@ -69,6 +71,12 @@ def want(admin: Operator, *packages: str) -> None:
     admin.want({"users": {"alice": {"packages": list(packages)}}})
 
 
+def tree(host: TestHost) -> list[str]:
+    """Everything in alice's home and among her generations, with its time."""
+    tops = (host.root / "home/alice", profile(host))
+    return sorted(f"{path} {path.lstat().st_mtime_ns}" for top in tops for path in top.rglob("*"))
+
+
 def profile(host: TestHost) -> Path:
     return host.root / "nix/var/nix/profiles/per-user/alice"
 
@@ -79,25 +87,156 @@ def test_a_user_deploys_upgrades_rolls_back_and_leaves(alice: Callable[..., Oper
     one, two, other = tool(admin, "greet", "1.0"), tool(admin, "greet", "2.0"), tool(admin, "tally", "1.0")
     want(admin, one)
     # Looking leaves nothing.
-    assert "+ greet" in admin.run("plan").stdout
-    assert "1 ready" in admin.run("doctor").stdout
+    planned = admin.run("plan").stdout
+    assert "  creates  ~/.local/state/reconciler of alice; /nix (" in planned
+    assert "free on its file system) is its Nix daemon's\n           ~/.nix-profile of alice" in planned
+    assert "/etc/" not in planned
+    assert "alice by its Nix daemon" in admin.run("doctor").stdout
     assert not (host.root / "home/alice/.local").exists()
-    first = admin.run("deploy", "--hosts", "web01", "--yes")
-    assert "confirmed" in first.stderr + first.stdout
+    # The first deployment: packages by their contents, the environment by the daemon's own builder.
+    admin.run("deploy", "--hosts", "web01", "--yes", "-m", "first")
     assert host.run(".nix-profile/bin/greet", user="alice").stdout == "greet 1.0\n"
-    assert (host.root / STATE / "history").stat().st_uid == 1001
+    assert os.readlink(profile(host) / "profile-1-link").endswith("-user-environment")
+    assert {path.stat().st_uid for path in (host.root / STATE).iterdir()} == {1001}
+    assert [path.suffix for path in (host.root / STATE / "agent").iterdir()].count(".zip") == 1
     assert not (host.root / "nix/var/reconciler").exists()
-    again = admin.run("deploy", "--hosts", "web01", "--yes")
-    print(again.stdout, again.stderr)
+    assert not (host.root / "etc/profile.d/reconciler.sh").exists()
+    # Nothing to do, then an upgrade.
+    before = tree(host)
+    assert admin.json("deploy", "--hosts", "web01", "--yes")["hosts"][0]["state"] == "unchanged"
+    assert tree(host) == before
     want(admin, two, other)
-    admin.run("deploy", "--hosts", "web01", "--yes")
+    admin.run("deploy", "--hosts", "web01", "--yes", "--users", "alice")
     assert host.run(".nix-profile/bin/greet && .nix-profile/bin/tally", user="alice").stdout == "greet 2.0\ntally 1.0\n"
-    # Nix agrees, as alice.
+    # Nix agrees, as alice; and so do we.
     remote = {"NIX_REMOTE": "daemon"}
     listed = host.nix("nix-env", "--list-generations", user="alice", env=remote).stdout
     assert re.findall(r"^ +(\d+) .*?(\(current\))?\s*$", listed, re.MULTILINE) == [("1", ""), ("2", "(current)")]
     assert host.nix("nix-env", "-q", user="alice", env=remote).stdout.split() == ["greet-2.0", "tally-1.0"]
+    (told,) = admin.json("generations")["hosts"]
+    assert [each["number"] for each in told["profiles"]["user/alice"]] == [1, 2]
+    assert [line["message"] for line in admin.json("history")["deployments"]] == ["", "first"]
+    assert "web01   ok" in admin.run("status", "--exit-code").stdout
+    # Exactly back.
     admin.run("rollback", "--hosts", "web01", "--yes")
     assert host.run(".nix-profile/bin/greet", user="alice").stdout == "greet 1.0\n"
     assert os.readlink(profile(host) / "profile") == "profile-1-link"
+    assert "deploy --again" in admin.run("deploy", "--hosts", "web01", "--yes", status=7).stderr
+    # What is current stays, whoever collects; what belongs to no generation goes.
+    host.nix("nix-collect-garbage", "-d")
+    assert host.run(".nix-profile/bin/greet", user="alice").stdout == "greet 1.0\n"
+    assert not (host.root / two.lstrip("/")).exists()
     host.verify_store()
+    # And away.
+    print(admin.run("leave", "--hosts", "web01", "--yes").stdout)
+    assert not (host.root / "home/alice/.local").exists()
+    assert not (host.root / "home/alice/.nix-profile").is_symlink()
+    assert list(profile(host).iterdir()) == []
+
+
+def test_what_is_not_the_users_is_told_before_anything_is_copied(alice: Callable[..., Operator]) -> None:
+    admin = alice()
+    (host,) = admin.fleet
+    mine = tool(admin, "greet", "1.0")
+    admin.want({"packages": [mine], "users": {"alice": {"packages": [mine]}, "bob": {"packages": [mine]}}})
+    words = (
+        "the login is alice, a user of its Nix daemon, who may change no profile but alice's own; "
+        "the inventory has more: the system, user bob"
+    )
+    for command in (("plan",), ("deploy", "--hosts", "web01", "--yes"), ("doctor",)):
+        said = admin.run(*command, status=0 if command == ("plan",) else 3)
+        assert words in said.stdout + said.stderr
+        assert "--users alice leaves the rest to others" in said.stdout + said.stderr
+    assert not (host.root / mine.lstrip("/")).exists()
+    assert not (host.root / "home/alice/.local").exists()
+    admin.run("deploy", "--hosts", "web01", "--users", "alice", "--yes")
+    assert host.run(".nix-profile/bin/greet", user="alice").stdout == "greet 1.0\n"
+    assert words.rpartition(": ")[0] in admin.run("deploy", "--hosts", "web01", "--users", "*", status=3).stderr
+    # What works on the store's own files is root's.
+    for command in (("gc", "--yes"), ("verify",), ("optimise",), ("repair",)):
+        said = admin.run(*command, "--hosts", "web01", status=7)
+        assert "the store is its Nix daemon's, and alice may not work on its files" in said.stdout + said.stderr
+
+
+def test_what_nobody_signed_is_refused_by_name_and_taken_when_it_is_signed_or_built_there(
+    alice: Callable[..., Operator], tmp_path: Path
+) -> None:
+    secret, public = generate("ours-1")
+    admin = alice(f"trusted-public-keys = {public}\n")
+    (host,) = admin.fleet
+    want(admin, "greet@1.0")
+    refused = admin.run("deploy", "--hosts", "web01", "--yes", status=3)
+    assert re.search(
+        r"its Nix daemon takes from users only what is content-addressed or signed by a key that it trusts, "
+        r"and not /nix/store/\S+-words-1.0 \(unsigned\)",
+        refused.stdout,
+    )
+    assert "RECONCILER_CACHE_KEY_FILE" in refused.stdout
+    assert not (profile(host) / "profile").is_symlink()
+    # Built there, by the daemon.
+    want(admin, "tally")
+    admin.run("deploy", "--hosts", "web01", "--yes", "--build-on", "target")
+    assert host.run(".nix-profile/bin/tally", user="alice").stdout == "tally\n"
+    # Signed by a key that is trusted there.
+    key = tmp_path / "key"
+    key.write_text(secret)
+    key.chmod(0o600)
+    admin.environment["RECONCILER_CACHE_KEY_FILE"] = str(key)
+    want(admin, "greet@1.0", "tally")
+    admin.run("deploy", "--hosts", "web01", "--yes")
+    assert host.run(".nix-profile/bin/greet", user="alice").stdout == "hello from words 1.0\n"
+    host.verify_store()
+
+
+def test_a_deployment_that_was_killed_is_completed_by_the_next(alice: Callable[..., Operator]) -> None:
+    admin = alice()
+    (host,) = admin.fleet
+    with Store.open(str(admin.store), create=True) as store:
+        large = nar.Directory(
+            {"share": nar.Directory({f"noise-{n}": nar.File(os.urandom(4 << 20)) for n in range(16)})}
+        )
+        want(admin, str(store.add_tree("large-1.0", large)), tool(admin, "greet", "1.0"))
+    process = admin.popen("deploy", "--hosts", "web01", "--yes")
+    until = time.monotonic() + 60
+    while not list((host.root / "nix/store").glob("*-large-1.0")):
+        assert time.monotonic() < until
+        assert process.poll() is None
+        time.sleep(0.002)
+    process.kill()
+    process.communicate()
+    host.kill_sessions()
+    host.verify_store()
+    assert not (profile(host) / "profile").is_symlink()
+    # A stage keeps what it brought from a collection by root, until the switch.
+    admin.run("deploy", "--hosts", "web01", "--yes", "--action", "stage")
+    host.nix("nix-collect-garbage", "-d")
+    assert admin.json("deploy", "--hosts", "web01", "--yes")["hosts"][0]["sent"] == 0
+    assert host.run(".nix-profile/bin/greet", user="alice").stdout == "greet 1.0\n"
+    host.verify_store()
+
+
+def test_without_a_daemon_that_serves_the_user_the_host_is_refused(alice: Callable[..., Operator]) -> None:
+    admin = alice("allowed-users = bob root\n")
+    (host,) = admin.fleet
+    want(admin, tool(admin, "greet", "1.0"))
+    said = admin.run("deploy", "--hosts", "web01", "--yes", status=3).stderr
+    assert "alice is not root here, and the Nix daemon ended the connection" in said
+    stop_daemon(host)
+    said = admin.run("deploy", "--hosts", "web01", "--yes", status=3).stderr
+    assert "not root (uid 1001), and no store of one's own: /nix belongs to another user" in said
+    assert not (host.root / "home/alice/.local").exists()
+
+
+def test_a_profile_below_the_home_is_kept_by_a_root_of_its_own(alice: Callable[..., Operator]) -> None:
+    admin = alice()
+    (host,) = admin.fleet
+    home = ".local/state/nix/profiles"
+    host.run(f"mkdir -p {home} && ln -s {home}/profile .nix-profile", user="alice")
+    want(admin, tool(admin, "greet", "1.0"))
+    admin.run("deploy", "--hosts", "web01", "--yes")
+    host.nix("nix-store", "--gc")
+    assert host.run(f"{home}/profile/bin/greet", user="alice").stdout == "greet 1.0\n"
+    admin.run("leave", "--hosts", "web01", "--yes")
+    assert host.run(f"ls -A {home}", user="alice").stdout == ""
+    host.nix("nix-store", "--gc")
+    assert list((host.root / "nix/store").glob("*-greet-1.0")) == []
