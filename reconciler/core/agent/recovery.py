@@ -58,11 +58,13 @@ def recover(host: Host) -> None:
 
 
 def _remove_temporaries(host: Host) -> None:
-    fs.remove_temporaries(host.path(GC_ROOTS), ("profiles", "current-system", "booted-system"))
-    fs.remove_temporaries(host.path(os.path.dirname(CURRENT)), (os.path.basename(CURRENT),))
     for top in (host.own_state, host.path(host.stage_roots)):
         for directory, _, _ in os.walk(top):
             fs.remove_temporaries(directory)
+    if not host.whole:
+        return
+    fs.remove_temporaries(host.path(GC_ROOTS), ("profiles", "current-system", "booted-system"))
+    fs.remove_temporaries(host.path(os.path.dirname(CURRENT)), (os.path.basename(CURRENT),))
     for path in host_files.host_files():
         fs.remove_temporaries(host.path(os.path.dirname(path)), (os.path.basename(path),))
 

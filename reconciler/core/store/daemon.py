@@ -7,6 +7,7 @@ content-addressed, and what carries a signature by a key that it trusts, and bui
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Callable
 
@@ -25,7 +26,7 @@ SOCKET = "/nix/var/nix/daemon-socket/socket"
 _PIECE = 64 * 1024
 _NAMED = 3  # paths that an error names
 # What every version says of a path that it does not trust us with.
-_UNSIGNED = "signature"
+_UNSIGNED = re.compile(r"lacks a (valid )?signature")
 _HOW = (
     "sign them: $RECONCILER_CACHE_KEY_FILE names a key (reconciler key generate), whose public half stands in "
     "trusted-public-keys of that host's nix.conf; or --build-on target; or deploy as root: ansible_become: true"
@@ -170,7 +171,7 @@ class DaemonBatch:
         try:
             self._client.add(info, pieces)
         except DaemonError as error:
-            if _UNSIGNED not in error.message:
+            if _UNSIGNED.search(error.message) is None:
                 raise
             self._refused.append(info)
             self._lacking.add(info.path)

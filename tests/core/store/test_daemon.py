@@ -133,6 +133,14 @@ def test_what_nobody_vouches_for_is_refused_by_name_and_the_rest_taken(
         assert daemon.info(ours.path).signatures == ours.signatures
 
 
+def test_a_daemon_that_trusts_its_user_asks_for_no_signature(tmp_path: Path, here: Store) -> None:
+    with real_daemon(tmp_path / "trusting", "trusted-users = *\n"):
+        unsigned = built(here, "unsigned", b"trusted")
+        with DaemonStore.open(str(tmp_path / "trusting")) as daemon:
+            assert send(here, daemon, unsigned) == [True]
+            assert daemon.valid([unsigned.path]) == {unsigned.path}
+
+
 @pytest.mark.parametrize("minor", VERSIONS)
 def test_what_is_not_what_was_said_of_it_is_refused_and_the_connection_goes_on(
     there: Path, here: Store, key: SecretKey, minor: int
