@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from reconciler.core.agent.messages import Observation, ObserveRequest
 from reconciler.core.errors import ExitStatus, ReconcilerError
+from reconciler.core.profile.names import ProfileId
 from reconciler.fleet.events import Observer, Phase
 from reconciler.fleet.executor import Threads
 from reconciler.fleet.plan import not_of_login
@@ -42,7 +43,7 @@ def doctor(project: Project, selection: Selection, forks: int | None, observer: 
     observer.phase_begins(Phase.PROBE, names)
     try:
         probe_all(sessions, [probe_request(project, name) for name in names], executor)
-        return tuple(_offered(project, session, judge(project, session)) for session in sessions)
+        return tuple(_offered(project, session, judge(project, session, selection)) for session in sessions)
     finally:
         close_all(sessions, executor)
         observer.phase_ends(Phase.PROBE, "")
@@ -76,15 +77,21 @@ def foreign_to(project: Project, session: Session) -> ReconcilerError | None:
     return other_system(project.inventory.desired(session.host), found) if found else None
 
 
-def judge(project: Project, session: Session) -> Fitness:
-    """One host, from its probe."""
+def judge(project: Project, session: Session, selection: Selection | None = None) -> Fitness:
+    """One host, from its probe; with `selection`, for the profiles that it names."""
+
+    def meant(profile: ProfileId) -> bool:
+        return selection is None or selection.includes(profile)
+
     observed, foreign = session.observation, foreign_to(project, session)
     if session.error is not None or observed is None:
         return _unfit(session.host, foreign or session.error or ReconcilerError("the probe gave nothing"))
-    others = not_of_login(session.host, project.inventory.desired(session.host).profiles, observed)
+    wanted = [profile for profile in project.inventory.desired(session.host).profiles if meant(profile)]
+    others = not_of_login(session.host, wanted, observed)
     if others is not None and not observed.problems:
         return replace(_unfit(session.host, others), facts=_facts(observed, session.settings))
-    problems = [*observed.problems, *(state.problem for state in observed.profiles if state.problem)]
+    states = [state for state in observed.profiles if meant(ProfileId.parse(state.profile))]
+    problems = [*observed.problems, *(state.problem for state in states if state.problem)]
     if problems:
         facts = _facts(observed, session.settings)
         return Fitness(session.host, facts, "; ".join(problems), _remedy(problems), ExitStatus.FAILED)

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from reconciler.cli.render.plan import PlanView, brings_back, diff_text, plan_json, plan_text
 from reconciler.core.errors import ReconcilerError
+from reconciler.core.values import replace
 from reconciler.fleet.outcomes import State
 from reconciler.fleet.plan import HostPlan, Plan
 from reconciler.fleet.prepared import Fetches, Site
@@ -75,6 +78,18 @@ def test_a_first_deployment_with_users_says_what_it_makes_in_homes_and_for_a_she
         "           ~/.nix-profile of alice bob, unless it is there",
         "           /etc/fish/x where fish is",
         "           /etc/y where y is",
+        "  keeps    everything else; `reconciler leave --hosts db01` removes all of it",
+    ]
+
+
+def test_a_first_deployment_by_a_user_of_a_daemon_says_what_it_makes_in_the_home_alone() -> None:
+    host = changing("db01", change(FD, user="alice"), managed=False)
+    assert host.observation is not None
+    host = dataclasses.replace(host, observation=replace(host.observation, login="alice"))
+    lines = plan_text(view(host, creates=("/etc/x",), creates_also=("/etc/y where y is",))).splitlines()
+    assert lines[4:7] == [
+        "  creates  ~/.local/state/reconciler of alice; /nix (4.0 GiB free on its file system) is its Nix daemon's",
+        "           ~/.nix-profile of alice, unless it is there",
         "  keeps    everything else; `reconciler leave --hosts db01` removes all of it",
     ]
 

@@ -128,7 +128,7 @@ def test_a_user_deploys_upgrades_rolls_back_and_leaves(alice: Callable[..., Oper
     assert not (host.root / two.lstrip("/")).exists()
     host.verify_store()
     # And away.
-    print(admin.run("leave", "--hosts", "web01", "--yes").stdout)
+    admin.run("leave", "--hosts", "web01", "--yes")
     assert not (host.root / "home/alice/.local").exists()
     assert not (host.root / "home/alice/.nix-profile").is_symlink()
     assert list(profile(host).iterdir()) == []
@@ -143,6 +143,7 @@ def test_what_is_not_the_users_is_told_before_anything_is_copied(alice: Callable
         "the login is alice, a user of its Nix daemon, who may change no profile but alice's own; "
         "the inventory has more: the system, user bob"
     )
+    assert "1 ready" in admin.run("doctor", "--users", "alice").stdout
     for command in (("plan",), ("deploy", "--hosts", "web01", "--yes"), ("doctor",)):
         said = admin.run(*command, status=0 if command == ("plan",) else 3)
         assert words in said.stdout + said.stderr
@@ -153,8 +154,8 @@ def test_what_is_not_the_users_is_told_before_anything_is_copied(alice: Callable
     assert host.run(".nix-profile/bin/greet", user="alice").stdout == "greet 1.0\n"
     assert words.rpartition(": ")[0] in admin.run("deploy", "--hosts", "web01", "--users", "*", status=3).stderr
     # What works on the store's own files is root's.
-    for command in (("gc", "--yes"), ("verify",), ("optimise",), ("repair",)):
-        said = admin.run(*command, "--hosts", "web01", status=7)
+    for work in ("gc --yes", "verify"):
+        said = admin.run(*work.split(), "--hosts", "web01", status=7)
         assert "the store is its Nix daemon's, and alice may not work on its files" in said.stdout + said.stderr
 
 
@@ -207,11 +208,23 @@ def test_a_deployment_that_was_killed_is_completed_by_the_next(alice: Callable[.
     host.kill_sessions()
     host.verify_store()
     assert not (profile(host) / "profile").is_symlink()
-    # A stage keeps what it brought from a collection by root, until the switch.
+    # What a switch that was cut off has done is told by the next; a stage keeps what it brought from a collection by
+    # root, until the switch.
     admin.run("deploy", "--hosts", "web01", "--yes", "--action", "stage")
     host.nix("nix-collect-garbage", "-d")
     assert admin.json("deploy", "--hosts", "web01", "--yes")["hosts"][0]["sent"] == 0
     assert host.run(".nix-profile/bin/greet", user="alice").stdout == "greet 1.0\n"
+    history, switching = host.root / STATE / "history", host.root / STATE / "switching"
+    header, *lines = history.read_text().splitlines(keepends=True)
+    history.write_text("".join([header, *lines[:-1]]))
+    switching.write_text("reconciler-switching 1\n" + lines[-1])
+    want(admin, tool(admin, "greet", "2.0"))
+    admin.run("deploy", "--hosts", "web01", "--yes")
+    assert history.read_text().startswith("".join([header, *lines]))
+    assert not switching.exists()
+    # Others may have what is here.
+    admin.run("cache", "push", "--hosts", "web01", "--to", str(admin.directory / "cache"), "--unsigned")
+    assert len(list((admin.directory / "cache").glob("*.narinfo"))) == 4
     host.verify_store()
 
 

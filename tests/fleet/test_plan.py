@@ -113,3 +113,28 @@ def test_a_package_of_the_same_version_and_another_path_was_rebuilt() -> None:
     one, other = path("a-1.0"), type(path("a-1.0"))("0" * 32, "a-1.0")
     (change,) = package_changes([one], [other])
     assert change.rebuilt
+
+
+def test_who_may_change_one_profile_alone_is_refused_all_others_at_once() -> None:
+    seen = observation(profile("system", None), profile("user/alice", None), login="alice")
+    mine, system, place = target("env-a"), target("top-a"), target("env-b")
+    assert plan_host("web01", {ALICE: mine}, EMPTY, seen).state is State.PLANNED
+    plan = plan_host("web01", {SYSTEM: system, ProfileId(place="default"): place, ALICE: mine}, EMPTY, seen)
+    assert plan.state is State.FAILED
+    assert plan.changes == ()
+    assert plan.error is not None
+    assert plan.error.message == (
+        "web01: the login is alice, a user of its Nix daemon, who may change no profile but alice's own; "
+        "the inventory has more: the system, profile default"
+    )
+    assert plan.error.hint == (
+        "--users alice leaves the rest to others; as root all of it can be done: ansible_become: true"
+    )
+
+
+def test_hosts_with_different_logins_are_told_apart() -> None:
+    def planned(host: str, login: str) -> HostPlan:
+        return plan_host(host, {ALICE: target("env-a")}, EMPTY, observation(profile("user/alice", None), login=login))
+
+    plan = Plan((planned("web01", "alice"), planned("web02", ""), planned("web03", "alice")))
+    assert [[host.host for host in group] for group in plan.groups()] == [["web01", "web03"], ["web02"]]

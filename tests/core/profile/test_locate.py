@@ -152,6 +152,24 @@ def test_without_any_link_it_is_nixs_default_and_the_home_link_is_wanted(root: P
     assert locate.user_profile_link("alice", str(root)) == DEFAULT
 
 
+def test_who_cannot_make_nixs_default_has_the_profile_in_the_home_unless_it_is_there(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locate, "_makes_per_user", lambda _: False)
+    in_home = "/home/alice/.local/state/nix/profiles/profile"
+    found = read(root)
+    assert (found.link, found.home_link) == (in_home, in_home)
+    assert install(root).created
+    assert (root / "home/alice/.nix-profile").readlink() == Path(in_home)
+    assert read(root).current == Recorded(1, A)
+    # Nix's daemon has made the directory for the user; then that is the place, and nothing above it is touched.
+    (root / "nix/var/nix/profiles/per-user").mkdir(parents=True)
+    make_owned(root / "nix/var/nix/profiles/per-user/bob", "bob")
+    assert read(root, "bob").link == "/nix/var/nix/profiles/per-user/bob/profile"
+    assert install(root, user="bob").created
+    assert read(root, "bob").current == Recorded(1, A)
+
+
 PLACES = {
     "/opt/tools/profile": "/opt/tools/profile",
     "/opt/./x/../tools/profile": "/opt/tools/profile",
