@@ -185,6 +185,16 @@ def test_what_nobody_signed_is_refused_by_name_and_taken_when_it_is_signed_or_bu
     want(admin, "greet@1.0", "tally")
     admin.run("deploy", "--hosts", "web01", "--yes")
     assert host.run(".nix-profile/bin/greet", user="alice").stdout == "hello from words 1.0\n"
+    # And what a cache has signed keeps that signature, also where the host is to fetch for itself.
+    admin.run("cache", "push", "greet@2.0", "--to", str(tmp_path / "cache"))
+    del admin.environment["RECONCILER_CACHE_KEY_FILE"]
+    admin.environment["RECONCILER_STORE"] = str(tmp_path / "another")
+    settings = admin.fleet.directory / "reconciler.yml"
+    settings.write_text(f"caches: [{{url: 'file://{tmp_path}/cache', keys: ['{public}']}}]\n")
+    want(admin, "greet@2.0")
+    (report,) = admin.json("deploy", "--hosts", "web01", "--yes", "--substitute-on", "target")["hosts"]
+    assert (report["state"], report["fetched"]) == ("confirmed", 0)
+    assert host.run(".nix-profile/bin/greet", user="alice").stdout == "hello from words 2.0\n"
     host.verify_store()
 
 
