@@ -6,11 +6,12 @@ other exception is a finding; so is an input that takes longer or more memory th
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
+import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,6 +29,10 @@ from reconciler.core.nix.hashes import Hash
 from reconciler.core.nix.signature import PublicKey, Signature
 from reconciler.core.nix.store_path import StorePath
 from reconciler.core.profile import manifest
+from reconciler.core.store import daemon_client
+from reconciler.core.store.daemon_client import DaemonClient
+from reconciler.core.store.daemon_line import Line
+from reconciler.core.store.path_info import PathInfo
 from reconciler.fleet.journal import Journal
 from reconciler.inventory import inventory, yaml
 from reconciler.lab import state as lab_state
@@ -238,7 +243,7 @@ def _messages(data: bytes) -> None:
 # --- files of ours ----------------------------------------------------------------------------------------------------
 
 
-@contextmanager
+@contextlib.contextmanager
 def _file(data: bytes) -> Iterator[str]:
     """A path with these contents that touches no disk."""
     fd = os.memfd_create("fuzz")
@@ -291,8 +296,25 @@ def _switching(data: bytes) -> None:
 @target(b"reconciler-created 1\n", b"/nix\n", b"\n", b"reconciler-created 2\n")
 def _created(data: bytes) -> None:
     with _file(data) as path:
-        made = created.read(cast(Host, SimpleNamespace(path=lambda _: path)))
+        made = created.read(cast(Host, SimpleNamespace(created=path, state="/nix/var/reconciler")))
     assert all(one.startswith("/") for one in made)
+
+
+_TALK = (daemon_client.NEXT, daemon_client.ERROR, daemon_client.LAST, daemon_client.START_ACTIVITY)
+
+
+@target(*(word.to_bytes(8, "little") for word in (0, 1, 105, *_TALK)), _string(_PATH), _string(b"Error"))
+def _daemon(data: bytes) -> None:
+    """What Nix's daemon says: to a hello, to a question about one path, and while it takes another."""
+    ours, theirs = socket.socketpair()
+    with theirs, contextlib.closing(Line(ours)) as line:
+        theirs.sendall(data)
+        theirs.shutdown(socket.SHUT_WR)
+        client, path = DaemonClient(line), StorePath.parse(_PATH.decode())
+        assert client.valid([path]) <= {path}
+        found = client.infos([path])
+        assert all(info.path == path for info in found.values())
+        client.add(PathInfo(path, Hash.sha256(b"x"), 1, ()), [b"x"])
 
 
 @target(b"reconciler-lab-host 1\n", b'{"pid":1,"started":1,"boot":"b","port":1,"isolation":"i"}', b"[" * 40)

@@ -6,7 +6,6 @@ read. What may wait here unread is limited by MAX_UNREAD.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import select
 import socket
@@ -21,7 +20,7 @@ MAX_UNREAD = 4 * 1024 * 1024
 _PIECE = 128 * 1024
 # How often `waiting` is asked, in seconds.
 _PAUSE = 0.5
-_ENDED = select.POLLHUP | select.POLLERR | select.POLLNVAL
+_GONE = select.POLLHUP | select.POLLERR | select.POLLNVAL
 
 
 def _go_on() -> None:
@@ -40,6 +39,8 @@ class Line(Decoder):
         self._poll = select.poll()
         self._poll.register(connected, select.POLLIN)
         self._got = bytearray()
+        self._ended = False  # nothing more comes
+        self._deaf = False  # nobody reads what we write
 
     @classmethod
     def to(cls, path: str) -> Line:
@@ -60,23 +61,29 @@ class Line(Decoder):
         self._socket.close()
 
     def write(self, data: bytes) -> None:
+        """Send, and take in what is said meanwhile. Where nobody listens any more nothing is: why, stands in what the
+        daemon said before it ended, which is still to be read."""
         left = memoryview(data)
-        while left:
+        while left and not (self._ended or self._deaf):
             happened = self._wait(select.POLLIN | select.POLLOUT)
-            if happened & (select.POLLIN | _ENDED):
+            if happened & (select.POLLIN | _GONE):
                 self._take()
             if happened & select.POLLOUT:
-                with contextlib.suppress(BlockingIOError):
-                    left = left[self._send(left) :]
+                left = left[self._send(left) :]
 
     def _send(self, data: memoryview) -> int:
         try:
             return self._socket.send(data[:_PIECE])
-        except ConnectionError as error:
-            raise _ended() from error
+        except BlockingIOError:
+            return 0
+        except ConnectionError:
+            self._deaf = True
+            return 0
 
     def _exactly(self, size: int) -> bytes:
         while len(self._got) < size:
+            if self._ended:
+                raise StoreError("the Nix daemon ended the connection")
             self._wait(select.POLLIN)
             self._take()
         piece = bytes(self._got[:size])
@@ -88,10 +95,9 @@ class Line(Decoder):
             piece = self._socket.recv(_PIECE)
         except BlockingIOError:
             return
-        except ConnectionError as error:
-            raise _ended() from error
-        if not piece:
-            raise _ended()
+        except ConnectionError:
+            piece = b""
+        self._ended = self._ended or not piece
         self._got += piece
         if len(self._got) > MAX_UNREAD:
             raise FormatError(f"more than {MAX_UNREAD // 2**20} MiB of answers to what was not asked yet")
@@ -106,7 +112,3 @@ class Line(Decoder):
                 raise StoreError("the Nix daemon did not answer in time")
             for _, happened in self._poll.poll(min(left, _PAUSE) * 1000):
                 return happened
-
-
-def _ended() -> StoreError:
-    return StoreError("the Nix daemon ended the connection")

@@ -348,6 +348,19 @@ def test_an_error_is_told_without_what_moves_a_cursor(tmp_path: Path) -> None:
     assert told.value.message == "no\N{REPLACEMENT CHARACTER} \xe9t\xe9"
 
 
+def test_what_a_daemon_says_before_it_ends_is_heard_though_it_takes_nothing_more(tmp_path: Path, here: Store) -> None:
+    said = string("Error") + number(0) + string("Error") + string("out of disk space") + number(0) + number(0)
+    info = here.info(here.add_tree("zeros", nar.Directory({"zeros": nar.File(bytes(8 << 20))})))
+    with (
+        fake_daemon(tmp_path / "fake", ends(hello() + number(ERROR) + said)) as place,
+        closing(DaemonClient.connect(str(place))) as client,
+    ):
+        with pytest.raises(DaemonError, match="out of disk space"):
+            client.add(info, here.nar(info.path))
+        with pytest.raises(StoreError, match="ended the connection"):
+            client.valid([info.path])
+
+
 def test_a_daemon_that_says_nothing_is_waited_for_and_no_longer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
