@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from reconciler.core.agent import archive, bootstrap
 from reconciler.core.nix import nar
 from reconciler.core.store.store import Store
 from reconciler.packages.keys import generate
@@ -98,6 +99,8 @@ def test_a_user_deploys_upgrades_rolls_back_and_leaves(alice: Callable[..., Oper
     assert os.readlink(profile(host) / "profile-1-link").endswith("-user-environment")
     assert {path.stat().st_uid for path in (host.root / STATE).iterdir()} == {1001}
     assert [path.suffix for path in (host.root / STATE / "agent").iterdir()].count(".zip") == 1
+    start = ("-I", "-S", "-c", bootstrap.code(), archive.build().sha256, "/nix/var/reconciler/agent", "-", "/")
+    assert "reconciler-agent-1\0R" in host.run([host.python, *start], user="alice").stdout
     assert not (host.root / "nix/var/reconciler").exists()
     assert not (host.root / "etc/profile.d/reconciler.sh").exists()
     # Nothing to do, then an upgrade.
