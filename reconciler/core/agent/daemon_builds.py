@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from reconciler.core.build.events import BuildEvent, BuildOptions, RealiseResult
 from reconciler.core.build.logs import printable
 from reconciler.core.build.realise import BuildsError
-from reconciler.core.errors import BuildError
+from reconciler.core.errors import BuildError, ReconcilerError
 from reconciler.core.nix.derivation import Derivation
 from reconciler.core.nix.store_path import StorePath
 from reconciler.core.store.daemon import DaemonStore
@@ -47,8 +47,7 @@ def _build(store: DaemonStore, wanted: dict[StorePath, Derivation], listener: _L
     try:
         store.build(names, listener.heard, listener.checkpoint)
     except DaemonError as error:
-        failed = _lacking(store, {path: store.read_derivation(path) for path in listener.ended})
-        listener.settle(failed, error.message)
+        listener.settle([path for path in listener.ended if not _is_made(store, path)], error.message)
         raise BuildError(error.message) from error
     listener.settle((), "")
 
@@ -57,6 +56,14 @@ def _lacking(store: DaemonStore, wanted: dict[StorePath, Derivation]) -> list[St
     """Those derivations of which an output is not valid."""
     valid = store.valid(output for drv in wanted.values() for output in drv.output_paths().values())
     return [path for path, drv in wanted.items() if not valid.issuperset(drv.output_paths().values())]
+
+
+def _is_made(store: DaemonStore, path: StorePath) -> bool:
+    """Whether a derivation that the daemon spoke of is built; not, where it cannot be read."""
+    try:
+        return not _lacking(store, {path: store.read_derivation(path)})
+    except ReconcilerError:
+        return False
 
 
 class _Listener:
