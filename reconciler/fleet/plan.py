@@ -193,14 +193,16 @@ def _misplaced(host: str, wanted: Mapping[ProfileId, Target], observed: Observat
     )
 
 
-def not_of_login(host: str, wanted: Iterable[ProfileId], observed: Observation) -> ReconcilerError | None:
-    """Where the login is a user of the host's Nix, what is wanted beside that user's own profile."""
+def not_of_login(
+    host: str, wanted: Iterable[ProfileId], observed: Observation, what: str = "the inventory has more"
+) -> ReconcilerError | None:
+    """Where the login is a user of the host's Nix: `what` is wanted beside that user's own profile."""
     others = [profile.owner for profile in wanted if profile.user != observed.login]
     if not observed.login or not others:
         return None
     return ReconcilerError(
         f"{host}: the login is {observed.login}, a user of its Nix daemon, who may change no profile but "
-        f"{observed.login}'s own; the inventory has more: {', '.join(others)}",
+        f"{observed.login}'s own; {what}: {', '.join(others)}",
         hint=f"--users {observed.login} leaves the rest to others; as root all of it can be done: ansible_become: true",
     )
 

@@ -17,7 +17,7 @@ from reconciler.fleet.events import Observer, Phase
 from reconciler.fleet.executor import Executor, Threads
 from reconciler.fleet.journal import Journal, JournalEntry
 from reconciler.fleet.outcomes import State
-from reconciler.fleet.plan import HostPlan, Plan
+from reconciler.fleet.plan import HostPlan, Plan, not_of_login
 from reconciler.fleet.prepared import Prepared
 from reconciler.fleet.project import Project, who
 from reconciler.fleet.record import Recorder
@@ -167,6 +167,15 @@ def _read(sessions: Sequence[Session], executor: Executor) -> dict[str, undo.Pas
     return {past.host: past for past in executor.run(read, sessions) if past is not None}
 
 
+def _require_mine(past: undo.Past, request: RollbackRequest) -> None:
+    meant = [
+        profile for state in past.observation.profiles if request.means_to(profile := ProfileId.parse(state.profile))
+    ]
+    others = not_of_login(past.host, meant, past.observation, "the generation is to be of")
+    if others is not None:
+        raise others
+
+
 def _plan(
     session: Session, past: undo.Past | None, request: RollbackRequest, undoes: str, nothing: dict[str, str]
 ) -> HostPlan:
@@ -176,6 +185,7 @@ def _plan(
         return HostPlan(host, state_of(error), error=error)
     try:
         if request.to is not None:
+            _require_mine(past, request)
             goals = undo.goals_to(past, request.to, request.means_to)
         else:
             goals = undo.goals_undoing(past, undoes, request.means)

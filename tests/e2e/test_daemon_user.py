@@ -123,6 +123,11 @@ def test_a_user_deploys_upgrades_rolls_back_and_leaves(alice: Callable[..., Oper
     admin.run("rollback", "--hosts", "web01", "--yes")
     assert host.run(".nix-profile/bin/greet", user="alice").stdout == "greet 1.0\n"
     assert os.readlink(profile(host) / "profile") == "profile-1-link"
+    said = admin.run("rollback", "--hosts", "web01", "--to", "2", "--yes", status=3)
+    assert "no profile but alice's own; the generation is to be of: the system" in said.stdout + said.stderr
+    admin.run("rollback", "--hosts", "web01", "--users", "alice", "--to", "2", "--yes")
+    assert os.readlink(profile(host) / "profile") == "profile-2-link"
+    admin.run("rollback", "--hosts", "web01", "--users", "alice", "--to", "1", "--yes")
     assert "deploy --again" in admin.run("deploy", "--hosts", "web01", "--yes", status=7).stderr
     # What is current stays, whoever collects; what belongs to no generation goes.
     host.nix("nix-collect-garbage", "-d")
