@@ -33,7 +33,10 @@ def start_daemon(host: TestHost, config: str = "") -> None:
     script = "nix-store --init && (setsid nix-daemon </dev/null >/tmp/daemon.log 2>&1 &)"
     started = host.run(script)
     assert started.returncode == 0, started.stderr
-    assert host.run("while ! [ -S /nix/var/nix/daemon-socket/socket ]; do sleep 0.01; done").returncode == 0
+    assert (
+        host.run("until NIX_REMOTE=daemon nix-store --gc --print-roots >/dev/null 2>&1; do sleep 0.01; done").returncode
+        == 0
+    )
 
 
 def stop_daemon(host: TestHost) -> None:

@@ -258,7 +258,10 @@ def test_a_user_of_a_multi_user_nix_copies_through_its_daemon(operator: MakeOper
     (host,) = admin.fleet
     started = host.run("nix-store --init && (setsid nix-daemon </dev/null >/tmp/daemon.log 2>&1 &)")
     assert started.returncode == 0, started.stderr
-    assert host.run("while ! [ -S /nix/var/nix/daemon-socket/socket ]; do sleep 0.01; done").returncode == 0
+    assert (
+        host.run("until NIX_REMOTE=daemon nix-store --gc --print-roots >/dev/null 2>&1; do sleep 0.01; done").returncode
+        == 0
+    )
     settings = ConnectionSettings(
         host.name, user="alice", common_args=("-F", str(admin.fleet.ssh_config)), address=host.name
     )

@@ -34,7 +34,7 @@ def real_daemon(root: Path, config: str = "") -> Iterator[Path]:
     )
     try:
         until = time.monotonic() + 30
-        while not place.exists():
+        while not _answers(place):
             assert time.monotonic() < until
             assert process.poll() is None
             time.sleep(0.005)
@@ -42,6 +42,19 @@ def real_daemon(root: Path, config: str = "") -> Iterator[Path]:
     finally:
         process.kill()
         process.wait()
+
+
+def _answers(place: Path) -> bool:
+    """Whether somebody listens: a socket has a name a moment earlier. By a descriptor, since its path may be long."""
+    directory = os.open(place.parent, os.O_PATH)
+    try:
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(f"/proc/self/fd/{directory}/{place.name}")
+    except OSError:
+        return False
+    finally:
+        os.close(directory)
+    return True
 
 
 @contextlib.contextmanager
