@@ -163,7 +163,7 @@ class TempRoots:
                     client.sendall(f"{path}\n".encode())
                     if client.recv(1) != b"1":
                         return _Told.NOT
-        except (ConnectionError, FileNotFoundError):
+        except (ConnectionError, FileNotFoundError, socket.timeout):
             return _Told.NOT
         return _Told.KEPT if ours else _Told.NOTED
 

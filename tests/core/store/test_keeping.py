@@ -14,8 +14,10 @@ from pathlib import Path
 import pytest
 
 from reconciler.core import fs
+from reconciler.core.errors import StoreError
 from reconciler.core.nix import base32
 from reconciler.core.nix.store_path import StorePath
+from reconciler.core.store import temp_roots
 from reconciler.core.store.locks import PathLock
 from reconciler.core.store.store import Store
 from tests.oracle import RealNix
@@ -143,6 +145,29 @@ def test_a_root_added_while_a_collection_runs_is_told_and_waits_unless_it_is_our
     assert collector.noted == [str(path)] * told
     assert (time.monotonic() - started > 0.2) == waits
     collector.join()
+
+
+@pytest.mark.parametrize("listens", [True, False])
+def test_a_collection_that_says_and_does_nothing_is_told_when_patience_ends(
+    listens: bool, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that was stopped: its socket takes what it is told, and nobody reads it."""
+    monkeypatch.setattr(temp_roots, "_PATIENCE", 0.3)
+    lock = fs.FileLock(f"{store.state_dir}/gc.lock")
+    lock.acquire()
+    try:
+        with socket.socket(socket.AF_UNIX) as server:
+            if listens:
+                os.mkdir(f"{store.state_dir}/gc-socket")
+                fd = os.open(f"{store.state_dir}/gc-socket", os.O_PATH)
+                server.bind(f"/proc/self/fd/{fd}/socket")
+                os.close(fd)
+                server.listen()
+            with pytest.raises(StoreError, match=r"gc.lock: a garbage collection has held it for 0 s") as caught:
+                store.add_temp_root(StorePath.parse("/nix/store/00000000000000000000000000000000-x"))
+    finally:
+        lock.release()  # or the store's end would wait for it
+    assert caught.value.hint == "do this again when it is done"
 
 
 ADDING = """
