@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from reconciler.cli.app import Command
-from reconciler.cli.options import Number, inventory_option, json_option
+from reconciler.cli.options import Number, System, inventory_option, json_option
 from reconciler.core.errors import ExitStatus, UsageError
 
 
@@ -13,7 +13,7 @@ from reconciler.core.errors import ExitStatus, UsageError
 @click.argument("references", nargs=-1, metavar="PACKAGE...")
 @click.option("--check", is_flag=True, help="Build a second time, in another place, and compare.")
 @click.option("--keep-failed", is_flag=True, help="Leave the directory of a build that fails, and name it.")
-@click.option("--system", metavar="SYSTEM", help="For this system (default: this machine's).")
+@click.option("--system", type=System(), help="For this system (default: this machine's).")
 @click.option("--build-on", metavar="PLACE", default="", help="controller, builders, or a host of the inventory.")
 @click.option("-j", "--jobs", type=Number("a number of jobs", 1024), help="Builds at a time (default: one a CPU).")
 @click.option("-K", "--ask-become-pass", is_flag=True, help="Ask for sudo's password on the builder beforehand.")

@@ -27,6 +27,19 @@ class OneOf(click.ParamType[str]):
         return self.fail(f"'{value}' is not one of {', '.join(self.words)}{f'; {near}' if near else ''}", param, ctx)
 
 
+class System(click.ParamType[str]):
+    """A system, in Nix's words."""
+
+    name = "SYSTEM"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        from reconciler.inventory.schema import ARCHITECTURES, architecture_hint
+
+        if value in ARCHITECTURES:
+            return str(value)
+        return self.fail(f"'{value}' is not a system; {architecture_hint(value)}", param, ctx)
+
+
 class Number(click.ParamType[int]):
     """A whole number from 1; `what` says of what, in the error."""
 

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from reconciler.cli.app import Command
-from reconciler.cli.options import inventory_option, json_option
+from reconciler.cli.options import System, inventory_option, json_option
 from reconciler.core.errors import ExitStatus, UsageError
 from reconciler.inventory.names import did_you_mean
 
@@ -20,7 +20,7 @@ VERBS = ("search", "show", "tree", "new", "toolchain")
 @click.argument("name", metavar="NAME")
 @click.argument("source", metavar="[SOURCE]", required=False)
 @click.option("--set", "only", metavar="SET", help="search: only this set of reconciler.yml.")
-@click.option("--system", metavar="SYSTEM", help="tree: for this system (default: this machine's).")
+@click.option("--system", type=System(), help="tree: for this system (default: this machine's).")
 @json_option
 @inventory_option
 def command(

@@ -333,11 +333,15 @@ def place_name(text: str, where: Scalar) -> str:
 def architecture_name(text: str, where: Scalar) -> str:
     """A system as Nix names it."""
     if text not in ARCHITECTURES:
-        meant = system_of(text.removesuffix("-linux"))  # arm64, amd64, x86_64
-        known = [meant] if meant in ARCHITECTURES else ARCHITECTURES
-        hint = did_you_mean(meant, known) or f"one of {', '.join(ARCHITECTURES)}"
-        fail(where.position, f"'{text}' is not a system", hint)
+        fail(where.position, f"'{text}' is not a system", architecture_hint(text))
     return text
+
+
+def architecture_hint(text: str) -> str:
+    """Which system was meant, also by who calls machines otherwise."""
+    meant = system_of(text.removesuffix("-linux"))  # arm64, amd64, x86_64
+    known = [meant] if meant in ARCHITECTURES else ARCHITECTURES
+    return did_you_mean(meant, known) or f"one of {', '.join(ARCHITECTURES)}"
 
 
 def build_place(text: str, where: Scalar) -> str:
@@ -364,11 +368,16 @@ def nixos_system(text: str, where: Scalar) -> str:
         except FormatError as error:
             fail(where.position, error.message)
         return text
-    source, _, name = text.partition("#")
-    named = bool(name) or source.endswith(".nix")
-    if text != UNMANAGED and not (source and named and text.isprintable() and " " not in text and text[0] != "-"):
+    if text != UNMANAGED and not is_evaluated(text):
         fail(where.position, f"nixos: {text!r} is no NixOS system", did_you_mean(text, [UNMANAGED]) or _NIXOS_HINT)
     return text
+
+
+def is_evaluated(text: str) -> bool:
+    """Whether a text can name a NixOS system that Nix evaluates: a flake's, or an expression's."""
+    source, _, name = text.partition("#")
+    named = bool(name) or source.endswith(".nix")
+    return bool(source) and named and text.isprintable() and " " not in text and text[0] != "-"
 
 
 def _is_empty(node: Node) -> bool:

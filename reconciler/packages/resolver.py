@@ -19,7 +19,7 @@ from reconciler.core.nix.derivation import Derivation
 from reconciler.core.nix.store_path import STORE_DIR, StorePath, parse_drv_name
 from reconciler.inventory.desired import Position
 from reconciler.inventory.names import did_you_mean
-from reconciler.inventory.schema import NIXOS
+from reconciler.inventory.schema import NIXOS, is_evaluated
 from reconciler.inventory.sets import DEFAULT_SETS, RECIPES, CacheSpec, ChannelSet, NixSet, RecipesSet, SetSpec
 from reconciler.packages.downloads import cache_directory
 from reconciler.packages.evaluation import Evaluator
@@ -217,6 +217,10 @@ class Resolver:
 
     def _toplevel(self, reference: str, architecture: str, origin: Position | None) -> Package:
         text = reference.removeprefix(NIXOS)
+        if not is_evaluated(text):
+            raise UsageError(
+                f"'{reference}' names no NixOS system", f"{NIXOS}path:./nixos#web01, {NIXOS}nixos/web01.nix"
+            )
         shown = f"{origin}: {text}" if origin else text
         if not self._nixos.moves(text):
             return self._nixos.now(text, architecture, shown)

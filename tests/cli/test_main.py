@@ -185,6 +185,12 @@ def test_a_host_cannot_drive_the_terminal() -> None:
             "--to: '0' is not a generation's number",
             "reconciler rollback --help",
         ),
+        (
+            "reconciler",
+            ["build", "--system", "arm64-linux", "a"],
+            "--system: 'arm64-linux' is not a system; did you mean 'aarch64-linux'?",
+            "reconciler build --help",
+        ),
         ("reconciler", ["lab", "upp"], "lab upp: not one of up, down, list, stop, start", "did you mean 'up'?"),
         ("reconciler", ["lab", "stop"], "lab stop needs HOST", "reconciler lab list"),
         (

@@ -106,6 +106,9 @@ def test_a_flake_elsewhere_is_pinned_and_moves_when_it_is_told_to(configured: Pr
         ("path:./nixos#nobody", "hosts.yml:3:7: path:./nixos#nobody cannot be evaluated:\n"),
         ("path:./nowhere#web01", "hosts.yml:3:7: path:./nowhere#web01 cannot be evaluated:\n"),
         ("nixos/nowhere.nix", "hosts.yml:3:7: nixos/nowhere.nix: there is no such file"),
+        ("web01", "'nixos#web01' names no NixOS system"),
+        ("", "'nixos#' names no NixOS system"),
+        ("-x#web01", "'nixos#-x#web01' names no NixOS system"),
         ("nixos/hosts.nix#text", "hosts.yml:3:7: nixos/hosts.nix#text cannot be evaluated:\n"),
     ],
 )
