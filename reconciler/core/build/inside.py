@@ -123,8 +123,8 @@ class Build:
         self._single = single
         self.channel = channel
         self.asks, its_asks = os.pipe()
-        its_mapped, self.mapped = os.pipe()
-        self.failed, its_failed = os.pipe()
+        its_mapped, self._mapped = os.pipe()
+        self._failed, its_failed = os.pipe()
         problem = None
         try:
             self._pid, self.ended = fork(CLONE_NEWUSER | CLONE_NEWPID if single else CLONE_NEWPID)
@@ -132,7 +132,7 @@ class Build:
             problem = error  # whoever comes to life will tell it, in the way in which all else is told
             self._pid, self.ended = fork(0)
         if self._pid == 0:
-            for fd in (self.asks, self.mapped, self.failed):
+            for fd in (self.asks, self._mapped, self._failed):
                 os.close(fd)
             become_builder(log, channel, (its_failed, its_asks, its_mapped), problem)
         for fd in (its_asks, its_mapped, its_failed, log):
@@ -142,14 +142,16 @@ class Build:
     def map_user(self) -> None:
         """Map the build's user, and nobody else, in its user namespace, unless process 1 never got there."""
         wanted = os.read(self.asks, 8)
-        if len(wanted) != 8:
-            return
-        try:
-            write_maps(self._pid, self._single, *struct.unpack("II", wanted))
-        except OSError as error:
-            os.write(self.mapped, f"{error.filename}: {error.strerror}".encode())
-        else:
-            os.write(self.mapped, MAPPED)
+        if len(wanted) == 8:
+            try:
+                write_maps(self._pid, self._single, *struct.unpack("II", wanted))
+            except OSError as error:
+                tell(self._mapped, f"mapping the build's user: {error.strerror}".encode())
+            else:
+                tell(self._mapped, MAPPED)
+        os.close(self.asks)
+        os.close(self._mapped)
+        self.asks = -1  # another build's may have the number next
 
     def kill(self) -> None:
         os.kill(self._pid, SIGKILL)
@@ -157,7 +159,7 @@ class Build:
     def report(self) -> None:
         """Say how it ended, which it has."""
         status = os.waitpid(self._pid, 0)[1]
-        failure = os.read(self.failed, 65536)
+        failure = os.read(self._failed, 65536)
         if failure:
             said: tuple[str, Any] = ("error", failure.decode(errors="replace"))
         elif os.WIFSIGNALED(status):
@@ -167,7 +169,7 @@ class Build:
         tell(self.channel, marshal.dumps(said))
         # A process 1 that is not a builder yet has the channel too: to close it here would be no end of it.
         libc.shutdown(self.channel, SHUT_WR)
-        for fd in (self.channel, self.asks, self.mapped, self.failed, self.ended):
+        for fd in (self.channel, self._failed, self.ended):
             os.close(fd)
 
 
@@ -183,11 +185,11 @@ def fork(flags: int) -> tuple[int, int]:
 
 
 def tell(channel: int, data: bytes) -> None:
-    """Say something to whoever wanted the build, if that is still there."""
+    """Say something to whoever waits for it, if that is still there."""
     try:  # noqa: SIM105  contextlib would have to be imported
         os.write(channel, data)
     except OSError:
-        pass  # the leash says the same
+        pass  # that it is gone is seen elsewhere
 
 
 def write(path: str, text: str) -> None:
@@ -444,9 +446,8 @@ class Starter:
     def serve(self) -> None:
         """Until no more are wanted, and none is left."""
         while self._events:
-            for fd, _ in self._poll.poll():
-                if fd in self._events:  # else something before it ended this build
-                    self._events[fd]()
+            fd, _ = self._poll.poll()[0]  # no more: what is done about one may close another, and open its number anew
+            self._events[fd]()
 
     def _watch(self, fd: int, event: int, then: Callable[[], None]) -> None:
         self._poll.register(fd, event)
@@ -476,7 +477,9 @@ class Starter:
         build.kill()
 
     def _end(self, build: Build) -> None:
-        self._leave(build.ended, build.asks, build.channel)
+        if build.asks in self._events:
+            self._map(build)
+        self._leave(build.ended, build.channel)
         build.report()
 
 
