@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import select
+import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -29,7 +30,7 @@ class Terminal:
         self.process = subprocess.Popen(
             # The pty shall be its controlling terminal, from which passwords are read and where Ctrl-C comes from.
             ["setsid", "--ctty", *argv],
-            env={"TERM": "xterm", **environment},
+            env={"TERM": "xterm", "PYTHONFAULTHANDLER": "1", **environment},
             cwd=cwd,
             stdin=slave,
             stdout=slave,
@@ -73,9 +74,20 @@ class Terminal:
         deadline = time.monotonic() + seconds
         while self._read(deadline):
             pass
-        found = self.process.wait(max(0.1, deadline - time.monotonic()))
+        try:
+            found = self.process.wait(max(0.1, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"did not end:\n{self._where_it_is()}") from None
         assert found == status, f"ended with {found}:\n{self.shown}"
         assert "Traceback" not in self.shown, self.shown
+        return self.shown
+
+    def _where_it_is(self) -> str:
+        """All that was shown, and with it what every thread is doing."""
+        self.process.send_signal(signal.SIGABRT)
+        until = time.monotonic() + 5
+        while self._read(until):
+            pass
         return self.shown
 
     def _read(self, deadline: float) -> bool:
