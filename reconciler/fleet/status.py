@@ -105,8 +105,8 @@ def _findings(host: str, observed: Observation) -> Iterable[Finding]:
             text = f"{label} {state.current.number}: its closure is not complete on the host"
             yield Finding("store", text, f"deploy --hosts {host}")
         if state.cut_off:
-            text = "a switch of NixOS was cut off: its system may be half started, and another may boot"
-            yield Finding("cut off", text, f"deploy --hosts {host}")
+            text = "a switch of NixOS did not come to its end: its system may be half started, and another may boot"
+            yield Finding("activation", text, f"deploy --hosts {host}")
     system = observed.profile("system")
     if system and system.current and not system.changed_outside and observed.running != system.current.path:
         runs = observed.running or "nothing"

@@ -27,6 +27,7 @@ from reconciler.core.nix.hashes import Hash
 from reconciler.core.nix.store_path import StorePath
 from reconciler.core.nix.wire import number, string, strings
 from reconciler.core.store.path_info import PathInfo
+from reconciler.core.store.wire_info import described
 from reconciler.transport.connection import Channel, Connection
 from reconciler.transport.errors import NotFit
 from reconciler.transport.nix_program import SEARCH_PATH
@@ -162,7 +163,7 @@ class ServeClient:
         archive is not what `info` says or Nix does not take it. `sent` is told how many more bytes went out."""
         left = info.nar_size
         with self._operation(_transfer_seconds(info.nar_size)):
-            self._line.write(number(ADD_TO_STORE_NAR) + _described(info))
+            self._line.write(number(ADD_TO_STORE_NAR) + described(info))
             for piece in archive:
                 left -= len(piece)
                 if left < 0:
@@ -253,23 +254,6 @@ class ServeClient:
 
 def _packed(version: tuple[int, int]) -> int:
     return version[0] << 8 | version[1]
-
-
-def _described(info: PathInfo) -> bytes:
-    """What goes before an archive; the hash is bare base-16 here, and in base-32 where Nix tells of a path."""
-    return b"".join(
-        (
-            string(str(info.path)),
-            string(str(info.deriver) if info.deriver else ""),
-            string(info.nar_hash.base16),
-            strings(map(str, info.references)),
-            number(0),  # when it was registered: now
-            number(info.nar_size),
-            number(0),  # not built there
-            strings(info.signatures),
-            string(info.ca),
-        )
-    )
 
 
 def _transfer_seconds(size: int) -> float:

@@ -6,7 +6,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,19 @@ class Operator:
             stderr=subprocess.PIPE,
             text=True,
         )
+
+    def killed(self, *words: str, there: Callable[[], bool]) -> None:
+        """Type a command and kill it, and all that it has going on hosts, as soon as `there` holds."""
+        process = self.popen(*words)
+        deadline = time.monotonic() + 60
+        while not there():
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            time.sleep(0.002)
+        process.kill()
+        process.communicate()
+        for host in self.fleet:
+            host.kill_sessions()
 
     def run(self, *words: str, status: int = 0, timeout: float = 180) -> Completed:
         """Type a command; the test fails, showing everything, when it does not exit with `status`."""

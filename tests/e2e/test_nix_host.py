@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -182,15 +181,7 @@ def test_a_bringing_that_was_killed_is_completed_by_the_next(without_python: Cal
         (host.root / "tmp/syncing").exists,  # when it is done, and nothing keeps it yet
     )
     for there in moments:
-        process = admin.popen("doctor", "--bring-python", "--hosts", "web01", "--yes")
-        deadline = time.monotonic() + 60
-        while not there():
-            assert time.monotonic() < deadline
-            assert process.poll() is None
-            time.sleep(0.002)
-        process.kill()
-        process.communicate()
-        host.kill_sessions()
+        admin.killed("doctor", "--bring-python", "--hosts", "web01", "--yes", there=there)
         assert not (host.root / LINK).is_symlink()
         host.verify_store()
     sync.unlink()

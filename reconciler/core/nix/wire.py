@@ -9,6 +9,7 @@ A string has at most MAX_STRING bytes where its reader says no other size; what 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 
 from reconciler.core.errors import FormatError
@@ -16,12 +17,12 @@ from reconciler.core.errors import FormatError
 MAX_STRING = 4096
 
 
-class Decoder:
+class Decoder(ABC):
     """Reads that encoding out of what `_exactly` gets. FormatError for what is none, or is longer than it may be."""
 
+    @abstractmethod
     def _exactly(self, size: int) -> bytes:
         """The next `size` bytes."""
-        raise NotImplementedError
 
     def number(self) -> int:
         return int.from_bytes(self._exactly(8), "little")

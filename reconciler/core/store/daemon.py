@@ -13,11 +13,10 @@ from typing import Callable
 
 from reconciler.core import fs
 from reconciler.core.errors import StoreError
-from reconciler.core.nix import nar
 from reconciler.core.nix.derivation import Derivation
 from reconciler.core.nix.nar_format import Bounded, Reader
 from reconciler.core.nix.store_path import StorePath
-from reconciler.core.store import derivation_file, roots
+from reconciler.core.store import files, roots
 from reconciler.core.store.daemon_client import Activity, DaemonClient, DaemonError
 from reconciler.core.store.order import topological
 from reconciler.core.store.path_info import PathInfo
@@ -66,17 +65,11 @@ class DaemonStore:
     def nar(self, path: StorePath) -> Iterator[bytes]:
         """The archive of a valid path, in chunks; StoreError when it is not valid."""
         self.info(path)
-        return self._dump(path)
-
-    def _dump(self, path: StorePath) -> Iterator[bytes]:
-        try:
-            yield from nar.dump(self.real(path))
-        except OSError as error:
-            raise StoreError(f"{path}: {error.strerror or error}") from error
+        return files.archive(self.real(path), path)
 
     def read_derivation(self, path: StorePath) -> Derivation:
         """The derivation in a .drv file; StoreError when it is not there."""
-        return derivation_file.read(self.real(path), path)
+        return files.derivation(self.real(path), path)
 
     # --- questions ----------------------------------------------------------------------------------------------------
 

@@ -29,6 +29,7 @@ from reconciler.core.nix.store_path import StorePath
 from reconciler.core.nix.wire import number, string, strings
 from reconciler.core.store.daemon_line import Line
 from reconciler.core.store.path_info import PathInfo
+from reconciler.core.store.wire_info import described
 from reconciler.core.values import value
 
 CLIENT_MAGIC, SERVER_MAGIC = 0x6E697863, 0x6478696F
@@ -165,9 +166,11 @@ class DaemonClient:
 
     def add(self, info: PathInfo, archive: Iterable[bytes]) -> None:
         """Make a path valid whose references are. DaemonError when the daemon does not take it."""
-        described = number(ADD_TO_STORE_NAR) + _described(info)
+        # Repair nothing; check no signatures, which counts only where we are one of the daemon's trusted-users, who may
+        # do anything there.
+        request = number(ADD_TO_STORE_NAR) + described(info) + number(0) + number(1)
         with self._operation(TRANSFER_SECONDS + info.nar_size / TRANSFER_RATE):
-            self._line.write(described)
+            self._line.write(request)
             source = _Source(archive, info)
             if self.minor >= 23:
                 for piece in source.pieces():
@@ -319,26 +322,6 @@ class _Source:
     def pieces(self) -> Iterator[bytes]:
         while piece := self.read(_FRAME):
             yield piece
-
-
-def _described(info: PathInfo) -> bytes:
-    """What goes before an archive. The last two: repair nothing; check no signatures, which counts only where we are
-    one of the daemon's trusted-users, who may do anything there."""
-    return b"".join(
-        (
-            string(str(info.path)),
-            string(str(info.deriver) if info.deriver else ""),
-            string(info.nar_hash.base16),
-            strings(map(str, info.references)),
-            number(0),  # when it was registered: now
-            number(info.nar_size),
-            number(0),  # not built there
-            strings(info.signatures),
-            string(info.ca),
-            number(0),
-            number(1),
-        )
-    )
 
 
 def _plain(text: str) -> str:

@@ -14,12 +14,12 @@ from types import TracebackType
 
 from reconciler.core import fs
 from reconciler.core.errors import StoreError
-from reconciler.core.nix import derivation, nar
+from reconciler.core.nix import derivation
 from reconciler.core.nix.derivation import Derivation, ModuloCache
 from reconciler.core.nix.hashes import Hash
 from reconciler.core.nix.nar_format import Node, Reader
 from reconciler.core.nix.store_path import StorePath
-from reconciler.core.store import canonical, derivation_file, roots, schema, temp_roots
+from reconciler.core.store import canonical, files, roots, schema, temp_roots
 from reconciler.core.store.batch import Batch
 from reconciler.core.store.database import Database, Graph, Row
 from reconciler.core.store.locks import PathLock
@@ -105,13 +105,7 @@ class Store:
     def nar(self, path: StorePath) -> Iterator[bytes]:
         """The archive of a valid path, in chunks of at most 256 KiB; StoreError when it is not valid."""
         self._require([path])
-        return self._dump(path)
-
-    def _dump(self, path: StorePath) -> Iterator[bytes]:
-        try:
-            yield from nar.dump(self.real(path))
-        except OSError as error:
-            raise StoreError(f"{path}: {error.strerror or error}") from error
+        return files.archive(self.real(path), path)
 
     @staticmethod
     def canonicalise(real_path: str, uid: int | None = None, gid: int | None = None) -> None:
@@ -202,7 +196,7 @@ class Store:
                 raise StoreError(f"{path} is not valid in {self.store_dir}")
 
     def _parse_derivation(self, path: StorePath) -> Derivation:
-        return derivation_file.read(self.real(path), path)
+        return files.derivation(self.real(path), path)
 
     # --- adding -------------------------------------------------------------------------------------------------------
 
@@ -261,7 +255,7 @@ class Store:
             return known.get(one) or self._parse_derivation(one)
 
         drv = look_up(path)
-        right = derivation.with_outputs(drv, derivation_file.name_of(path), look_up, self._modulo)
+        right = derivation.with_outputs(drv, files.name_of(path), look_up, self._modulo)
         if right.outputs != drv.outputs or right.environment != drv.environment:
             raise StoreError(f"{path}: its outputs are not those that follow from it")
         return drv.output_paths()

@@ -78,7 +78,6 @@ def test_a_process_is_reported_while_another_is_under_way(log: int) -> None:
         assert b"KeyError" in second.report()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="as root: it lowers a limit of the kernel")
 def test_what_the_kernel_refuses_is_reported_as_what_it_is(log: int, tmp_path: Path) -> None:
     script = (
         "import marshal, sys\n"

@@ -18,7 +18,7 @@ from reconciler.core.nix import derivation, nar, store_path
 from reconciler.core.nix.derivation import Derivation, Output
 from reconciler.core.nix.hashes import Hash
 from reconciler.core.nix.store_path import StorePath
-from reconciler.core.store import content_address, derivation_file
+from reconciler.core.store import content_address, files
 from reconciler.core.store.path_info import PathInfo
 from reconciler.core.store.store import Store
 from reconciler.core.values import replace
@@ -392,9 +392,9 @@ def test_a_derivation_is_read_up_to_a_limit(store: Store, monkeypatch: pytest.Mo
     drv = derivation.with_outputs(simple({}), "base", store.read_derivation)
     path = store.write_derivation(drv, "base")
     size = len(drv.serialise())
-    monkeypatch.setattr(derivation_file, "MAX_DERIVATION", size)
+    monkeypatch.setattr(files, "MAX_DERIVATION", size)
     assert store.read_derivation(path) == drv
-    monkeypatch.setattr(derivation_file, "MAX_DERIVATION", size - 1)
+    monkeypatch.setattr(files, "MAX_DERIVATION", size - 1)
     with pytest.raises(StoreError) as error:
         store.read_derivation(path)
     assert error.value.message == f"{path}: a derivation of {size} bytes; {size - 1} are read at most"

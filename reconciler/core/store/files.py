@@ -1,18 +1,28 @@
-"""A derivation in its .drv file, as it lies in a store."""
+"""The files of a path, read as they lie in a store, whoever keeps its database."""
 
 from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterator
 
 from reconciler.core.errors import FormatError, StoreError
+from reconciler.core.nix import nar
 from reconciler.core.nix.derivation import Derivation
 from reconciler.core.nix.store_path import StorePath
 
 MAX_DERIVATION = 64 * 1024 * 1024  # bytes of a .drv file; those of nixpkgs have a few thousand
 
 
-def read(file: str, path: StorePath) -> Derivation:
+def archive(real: str, path: StorePath) -> Iterator[bytes]:
+    """The archive of `path`, which lies at `real`, in chunks of at most 256 KiB; StoreError when it cannot be read."""
+    try:
+        yield from nar.dump(real)
+    except OSError as error:
+        raise StoreError(f"{path}: {error.strerror or error}") from error
+
+
+def derivation(file: str, path: StorePath) -> Derivation:
     """The derivation `path`, which lies at `file`; StoreError or FormatError when that is not it.
 
     The path of a derivation is a hash of its text, so no registration need vouch for what was read."""
